@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Training, on one node: one task for each GPU.
+#
+#     sbatch slurm/run_train.sh configs/user_configs/mine.yaml [key.path=value ...]
+#
+# For 4 GPUs change both 1s below to 4; devices follows. Three minutes before the time limit, or when the job is
+# preempted, the run saves and leaves; submitting the same line again continues it.
+# Without Slurm: bash instead of sbatch. Copy it to slurm/user_slurm/ (not in git) to change it.
+#
+#SBATCH --job-name=train
+#SBATCH --output=%x-%j.out
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=1
+#SBATCH --cpus-per-task=8
+#SBATCH --mem=128G
+#SBATCH --time=24:00:00
+#SBATCH --signal=TERM@180
+#SBATCH --requeue
+#SBATCH --open-mode=append
+
+# ---- Environment: choose one, delete the others -----------------------------------------------------------------
+activate_environment() {
+    source .venv/bin/activate                                          # made by `make setup`
+    # source "$HOME/miniconda3/etc/profile.d/conda.sh" && conda activate liftoff
+    # module purge && module load python/3.11 cuda && source .venv/bin/activate
+}
+# -----------------------------------------------------------------------------------------------------------------
+
+set -eo pipefail  # not -u: the scripts that conda and modules bring do not stand it
+[ $# -ge 1 ] || { echo "usage: sbatch $0 CONFIG [key.path=value ...]" >&2; exit 2; }
+
+# The repository is above this file. Slurm runs a copy of it, so Slurm is asked where the original lies.
+script=${BASH_SOURCE[0]}
+if [ "$(basename "$script")" = slurm_script ]; then
+    script=$(scontrol show job "$SLURM_JOB_ID" | sed -n 's/^ *Command=//p')
+    script=${script%" $*"}
+fi
+repository=$(cd "$(dirname "$script")" && pwd)
+while [ ! -f "$repository/train.py" ] && [ "$repository" != / ]; do repository=$(dirname "$repository"); done
+
+# CONFIG may be relative to where the job was submitted, or to the repository.
+config=$1
+shift
+[ ! -f "$config" ] || config=$(realpath "$config")
+cd "$repository"
+[ -f train.py ] || { echo "error: no Liftoff above $script: keep this script in slurm/ or slurm/user_slurm/" >&2; exit 2; }
+activate_environment
+
+# srun does not inherit --cpus-per-task by itself. What the caller overrides comes last, and wins.
+export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
+if [ -n "${SLURM_JOB_ID:-}" ]; then
+    srun --kill-on-bad-exit=1 python train.py "$config" trainer.devices="${SLURM_NTASKS_PER_NODE:-1}" "$@"
+else
+    python train.py "$config" "$@"
+fi
