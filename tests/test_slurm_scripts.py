@@ -1,0 +1,135 @@
+"""The batch scripts: their syntax, their one shape, and that a copy runs unchanged from anywhere, real Slurm included."""
+
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = sorted((ROOT / "slurm").glob("run_*.sh"))
+COMMANDS = {
+    "run_download_dataset": "-m data_setup.download_dataset",
+    "run_train_hf_tokenizer": "-m tokenizer.train_hf_tokenizer",
+    "run_train_sp_tokenizer": "-m tokenizer.train_sp_tokenizer",
+    "run_tokenize_data": "tokenize_data.py",
+    "run_train": "train.py",
+    "run_inference": "inference.py",
+    "run_generation": "generation.py",
+}
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Path:
+    """A repository with the batch scripts, in which `python` says where it is and what it was called with."""
+    house = tmp_path / "a house"  # a space in a path is where shell scripts break
+    shutil.copytree(ROOT / "slurm", house / "slurm", ignore=shutil.ignore_patterns("user_slurm"))
+    (house / "slurm/user_slurm").mkdir()
+    (house / "train.py").touch()
+    bin_ = house / ".venv/bin"
+    bin_.mkdir(parents=True)
+    (bin_ / "activate").write_text(f'export PATH="{bin_}:$PATH"\n')
+    (bin_ / "python").write_text(
+        '#!/bin/sh\nprintf "in=%s\\n" "$PWD"\nfor a in "$@"; do printf "arg=%s\\n" "$a"; done\n'
+    )
+    (bin_ / "python").chmod(0o755)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "mine.yaml").touch()
+    return house
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A Slurm cluster of our own on this machine -> the environment in which sbatch finds it."""
+    start = Path(os.environ.get("LIFTOFF_SHARED", ROOT.parent / "shared")) / "slurm_lab/start"
+    if not start.exists() or os.geteuid() != 0:
+        pytest.skip("a test cluster needs slurm_lab in the shared folder, and root")
+    # A short path: the daemons' sockets lie in it.
+    state = Path("/tmp") / f"liftoff-slurm-{os.getpid()}"
+    lab = [str(start), "--state", str(state), "--port", str(27400 + os.getpid() % 400), "--prefix", f"t{os.getpid()}n"]
+    made = subprocess.run(lab, capture_output=True, text=True)
+    found = re.search(r"SLURM_CONF=(\S+)", made.stdout)
+    if made.returncode or not found:
+        pytest.skip(f"the test cluster did not start: {made.stderr[-300:]}")
+    try:
+        yield {**os.environ, "SLURM_CONF": found[1].strip("'\"")}
+    finally:
+        subprocess.run([*lab[:1], "stop", "--purge", *lab[1:]], capture_output=True)
+
+
+def submit(script: Path, *arguments: str, cwd: Path, environment: dict[str, str], seconds: int = 120) -> str:
+    """Submits a job, waits for its end -> what it printed."""
+    answer = subprocess.run(
+        ["sbatch", "--parsable", "--output=job-%j.out", str(script), *arguments],
+        cwd=cwd, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stderr
+    job = answer.stdout.strip()
+    until = time.monotonic() + seconds
+    while subprocess.run(["squeue", "-h", "-j", job], env=environment, capture_output=True, text=True).stdout.strip():
+        assert time.monotonic() < until, f"job {job} is still there: {(cwd / f'job-{job}.out').read_text()}"
+        time.sleep(0.2)
+    return (cwd / f"job-{job}.out").read_text()
+
+
+def test_every_stage_has_its_script() -> None:
+    assert {path.stem for path in SCRIPTS} == COMMANDS.keys()
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_scripts_are_of_one_piece(path: Path) -> None:
+    assert subprocess.run(["bash", "-n", path]).returncode == 0
+    text = path.read_text()
+    # From the marked block to the command all scripts are the same text.
+    middle = text[text.index("# ---- Environment") : text.rindex("activate_environment\n")]
+    first = SCRIPTS[0].read_text()
+    assert middle == first[first.index("# ---- Environment") : first.rindex("activate_environment\n")]
+    assert f"slurm/{path.name} " in text, "the usage line names another script"
+    assert f"python {COMMANDS[path.stem]} " in text
+    for named in re.findall(r"python (?:-m )?([\w./]+)", text):
+        file = named if named.endswith(".py") else named.replace(".", "/") + ".py"
+        assert (ROOT / file).exists() or named == "3.11", f"{path.name} runs {named}, which does not exist"
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_a_copy_runs_unchanged_from_any_directory(path: Path, house: Path) -> None:
+    copy = Path(shutil.copy(path, house / "slurm/user_slurm"))
+    elsewhere = house.parent / "elsewhere"
+    plain = {key: value for key, value in os.environ.items() if not key.startswith("SLURM")}
+    ran = subprocess.run(
+        ["bash", copy, "mine.yaml", "name=a b"], cwd=elsewhere, env=plain, capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr
+    lines = ran.stdout.splitlines()
+    assert lines[0] == f"in={house}"
+    arguments = [line.removeprefix("arg=") for line in lines[1:]]
+    assert arguments == [*COMMANDS[path.stem].split(), str(elsewhere / "mine.yaml"), "name=a b"]
+
+
+def test_a_script_without_a_config_says_how_it_is_used(house: Path) -> None:
+    ran = subprocess.run(["bash", house / "slurm/run_train.sh"], capture_output=True, text=True)
+    assert ran.returncode == 2 and ran.stderr.startswith("usage: sbatch ") and len(ran.stderr.splitlines()) == 1
+
+
+def test_a_script_outside_of_a_repository_says_so(tmp_path: Path) -> None:
+    copy = shutil.copy(ROOT / "slurm/run_train.sh", tmp_path)
+    ran = subprocess.run(["bash", copy, "mine.yaml"], capture_output=True, text=True)
+    assert ran.returncode == 2 and "keep this script in slurm/" in ran.stderr
+
+
+@pytest.mark.parametrize("stage", ["run_train", "run_tokenize_data"])
+def test_slurm_runs_a_copy_from_any_directory(stage: str, house: Path, slurm: dict[str, str]) -> None:
+    """Slurm runs its own copy of the script, from its spool: the repository must be found all the same."""
+    copy = Path(shutil.copy(ROOT / f"slurm/{stage}.sh", house / "slurm/user_slurm"))
+    elsewhere = house.parent / "elsewhere"
+    printed = submit(copy, "mine.yaml", "name=a b", cwd=elsewhere, environment=slurm)
+    assert f"in={house}\n" in printed, printed
+    assert f"arg={elsewhere / 'mine.yaml'}\n" in printed
+    assert printed.rstrip().endswith("arg=name=a b"), printed
+    if stage == "run_train":
+        assert "arg=trainer.devices=1\n" in printed
