@@ -92,8 +92,9 @@ def arguments_from_config(config: dict) -> dict[str, int | float | bool]:
 
     Raises ValueError where there is none, with the key that stands in the way.
     """
-    if config.get("model_type") not in CLASSES:
-        raise ValueError(f"model_type is {config.get('model_type')!r}; models.transformer.Transformer reads llama and qwen3")
+    model_type = config.get("model_type")
+    if model_type not in CLASSES:
+        raise ValueError(f"model_type is {model_type!r}; models.transformer.Transformer reads llama and qwen3")
     for key, wanted in REQUIRED.items():
         if config.get(key, wanted) not in (wanted, None):
             raise ValueError(f"{key} is {config[key]!r}; models.transformer.Transformer knows only {wanted!r}")
@@ -111,7 +112,7 @@ def arguments_from_config(config: dict) -> dict[str, int | float | bool]:
         "feedforward_width": config["intermediate_size"],
         "rope_theta": float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0),
         "norm_eps": float(config["rms_norm_eps"]),
-        "qk_norm": config["model_type"] == "qwen3",
+        "qk_norm": model_type == "qwen3",
         "max_seq_len": config["max_position_embeddings"],
     }
 
@@ -122,8 +123,9 @@ def to_llama(transformer: Transformer, head: Tensor | None = None) -> dict[str, 
     Raises ValueError for a weight that Llama has no place for (an edited Transformer).
     """
     attention, feedforward = transformer.blocks[0].mixing, transformer.blocks[0].feedforward
-    key_rows = attention.kv_heads * attention.head_width
-    rows = {3: (attention.heads * attention.head_width, key_rows, key_rows), 2: (feedforward.to_output.in_features,) * 2}
+    query, key = attention.heads * attention.head_width, attention.kv_heads * attention.head_width
+    inner = feedforward.to_output.in_features
+    rows = {3: (query, key, key), 2: (inner, inner)}
     theirs: dict[str, Tensor] = {}
     for name, weight in transformer.state_dict().items():
         general, layer = _general(name)

@@ -1,8 +1,8 @@
 """A file of ours and all of our files that it imports -> the same code in one flat folder.
 
 Hugging Face's loader of custom code follows relative imports within a single folder only. So `models/layers/rope.py`
-becomes `layers_rope.py`, and `from models.layers.rope import rotate` becomes `from .layers_rope import rotate`; the rest
-of each file stays as it is, comments too. Nothing is imported or run here: files are read and parsed.
+becomes `layers_rope.py`, and `from models.layers.rope import rotate` becomes `from .layers_rope import rotate`; the
+rest of each file stays as it is, comments too. Nothing is imported or run here: files are read and parsed.
 """
 
 import ast
@@ -146,10 +146,10 @@ class _Rewriter:
             return node.module or ""
         base = self.module.package.split(".") if self.module.package else []
         if node.level > len(base):
-            dots = "." * node.level
+            dots, name = "." * node.level, node.module or ""
             raise UserError(
-                f"{self.module.path}:{node.lineno}: `from {dots}{node.module or ''} import …` leads out of the repository; "
-                f"in a file copied from transformers write `from transformers.{node.module or '…'} import …`"
+                f"{self.module.path}:{node.lineno}: `from {dots}{name} import …` leads out of the repository; in a "
+                f"file copied from transformers write `from transformers{'.' if name else ''}{name} import …`"
             )
         base = base[: len(base) - node.level + 1]
         return ".".join([*base, *(node.module.split(".") if node.module else [])])
