@@ -71,26 +71,25 @@ class ChunkedCrossEntropy(torch.autograd.Function):
                 inputs, wanted = hidden[part].to(dtype), targets[part]
                 scored = wanted != IGNORED
                 index = wanted.where(scored, 0)[:, None]
-                logits = (inputs @ head.t()).float()  # (n, V)
+                logits = inputs @ head.t()  # (n, V)
                 if bias is not None:
-                    logits += bias
-                best = logits.argmax(-1)
-                log_probabilities = logits.log_softmax(-1)
+                    logits += bias.to(dtype)
+                log_probabilities = logits.log_softmax(-1, dtype=torch.float32)
                 nats -= (log_probabilities.gather(1, index)[:, 0] * scored).sum()
-                correct += ((best == wanted) & scored).sum()
+                correct += ((log_probabilities.max(-1).indices == wanted) & scored).sum()
                 if not any(wants):
                     continue
-                # d nats / d logits = probabilities, less 1 at the target; nothing where nothing is asked
+                # d nats / d logits = probabilities, less 1 at the target; nothing where nothing is asked, which is
+                # cheaper to say on the narrow side of each product.
                 slope = log_probabilities.exp_()
                 slope.scatter_add_(1, index, torch.full_like(index, -1, dtype=slope.dtype))
-                slope *= scored[:, None]
                 if grad_bias is not None:
-                    grad_bias += slope.sum(0)
+                    grad_bias += scored.float() @ slope
                 slope = slope.to(dtype)
                 if grad_hidden is not None:
-                    grad_hidden[part] = slope @ head
+                    grad_hidden[part] = (slope @ head) * scored[:, None]
                 if grad_weight is not None:
-                    grad_weight += slope.t() @ inputs
+                    grad_weight += slope.t() @ (inputs * scored[:, None])
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         ctx.dtypes = (hidden.dtype, weight.dtype, None if bias is None else bias.dtype)
         ctx.mark_non_differentiable(correct)
