@@ -33,7 +33,7 @@ class Order:
         shape, indices = indices.shape, indices.ravel()
         keys = draw(self.key, epochs.ravel())
         walking = np.arange(indices.size)
-        # The permutation is of side * side numbers, a few more than n: one that leaves the range goes on until it is back.
+        # The permutation is of side * side numbers, a few more than n: one outside goes on until it is back.
         while walking.size:
             indices[walking] = self._permuted(indices[walking], keys[walking])
             walking = walking[indices[walking] >= self.n]

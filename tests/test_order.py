@@ -35,7 +35,7 @@ def test_every_sample_is_as_likely_at_every_place(n: int) -> None:
     seen = Order(n, seed=0).at(np.arange(n * epochs)).reshape(epochs, n)
     counts = np.stack([np.bincount(seen[:, place], minlength=n) for place in range(n)])
     freedom = (n - 1) ** 2
-    chi_square = ((counts - epochs / n) ** 2 / (epochs / n)).sum() / freedom
+    chi_square = ((counts - epochs / n) ** 2 / (epochs / n)).sum() * (n - 1) / n / freedom
     assert chi_square < 1 + 6 * (2 / freedom) ** 0.5  # 1 on average, six deviations above it
 
 
@@ -57,7 +57,9 @@ def test_chance_is_even_and_broadcasts() -> None:
     key = key_of(0, "mask")
     numbers = uniform(key, np.arange(400)[:, None], np.arange(500)[None, :])
     assert numbers.shape == (400, 500) and 0 <= numbers.min() and numbers.max() < 1
-    assert abs(numbers.mean() - 0.5) < 0.005 and abs(np.corrcoef(numbers[:-1].ravel(), numbers[1:].ravel())[0, 1]) < 0.01
+    assert (
+        abs(numbers.mean() - 0.5) < 0.005 and abs(np.corrcoef(numbers[:-1].ravel(), numbers[1:].ravel())[0, 1]) < 0.01
+    )
     assert numbers[7, 11] == uniform(key, 7, 11)[0] != uniform(key, 11, 7)[0]
     assert len(np.unique(draw(key, np.arange(100_000)))) == 100_000
     assert abs(np.bincount(integers(10, key, np.arange(100_000))) / 10_000 - 1).max() < 0.05

@@ -1,0 +1,355 @@
+"""Token shards: tokenised documents -> files that training maps into memory, and back.
+
+A split is a folder of safetensors files, `part-PPPPP-shard-SSSSS.safetensors`, finished by a `manifest.json`. A shard
+holds `tokens` and `offsets` (documents + 1); where only part of a document is scored also `scored` (spans x 2, places
+within the document) and `scored_offsets`; for pairs `target_tokens` and `target_offsets`. A document never crosses shards.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from utils.files import atomic_write, read_json
+from utils.messages import UserError
+
+FORMAT = "liftoff token shards"
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+SETTINGS = "settings.json"  # what a folder is being made with, written before the first shard
+
+
+class Tokens(NamedTuple):
+    """Some documents, tokenised: their arrays end to end, and how much of them is each document's."""
+
+    tokens: np.ndarray  # (tokens,) uint32
+    lengths: np.ndarray  # (documents,) int64
+    ordinals: np.ndarray  # (documents,) int64: which document of the part each is, counted from 0, skipped ones too
+    text: np.ndarray  # (documents, 3) int64: UTF-8 bytes, words and lines of the scored text
+    scored: np.ndarray | None = None  # (spans, 2) int32: places within the document
+    scored_lengths: np.ndarray | None = None  # (documents,) int64: spans
+    target_tokens: np.ndarray | None = None
+    target_lengths: np.ndarray | None = None
+    skipped: tuple[tuple[int, str, str], ...] = ()  # (ordinal, reason, where)
+
+    def sizes(self) -> np.ndarray:
+        """(documents,) int64: tokens of both sides"""
+        return self.lengths if self.target_lengths is None else self.lengths + self.target_lengths
+
+    def as_type(self, dtype: np.dtype) -> "Tokens":
+        """The same with ids of another width."""
+        targets = None if self.target_tokens is None else self.target_tokens.astype(dtype, copy=False)
+        return self._replace(tokens=self.tokens.astype(dtype, copy=False), target_tokens=targets)
+
+    def cut(self, first: int, last: int) -> "Tokens":
+        """The documents first, …, last - 1 (views; skipped ones are not carried)."""
+
+        def part(values: np.ndarray | None, lengths: np.ndarray | None) -> np.ndarray | None:
+            if values is None or lengths is None:
+                return None
+            start = int(lengths[:first].sum())
+            return values[start : start + int(lengths[first:last].sum())]
+
+        def rows(values: np.ndarray | None) -> np.ndarray | None:
+            return None if values is None else values[first:last]
+
+        return Tokens(
+            part(self.tokens, self.lengths), rows(self.lengths), rows(self.ordinals), rows(self.text),
+            part(self.scored, self.scored_lengths), rows(self.scored_lengths),
+            part(self.target_tokens, self.target_lengths), rows(self.target_lengths),
+        )  # fmt: skip
+
+
+@dataclass
+class ShardRecord:
+    """What the manifest says of one shard. All but the first three also stand in the shard's own header, so that a
+    folder whose making was cut short can be gone on with."""
+
+    file: str
+    sha256: str
+    size: int  # bytes of the file
+    part: int
+    shard: int
+    documents: int = 0
+    tokens: int = 0
+    target_tokens: int = 0
+    scored_tokens: int = 0
+    bytes: int = 0
+    words: int = 0
+    lines: int = 0
+    largest_id: int = -1
+    read_until: int = 0  # documents of the part that it and the shards before it have used up
+    skipped: dict[str, int] = field(default_factory=dict)  # since the shard before
+
+
+def shard_name(part: int, shard: int) -> str:
+    """The file of a shard, both counted from 0."""
+    return f"part-{part:05d}-shard-{shard:05d}.safetensors"
+
+
+def dtype_for(vocab_size: int) -> np.dtype:
+    """Smallest of uint16 and uint32 that holds every id."""
+    return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
+
+
+class _Hashing:
+    """A file that is hashed while it is written."""
+
+    def __init__(self, file: Any) -> None:
+        self.file, self.hash, self.size = file, hashlib.sha256(), 0
+
+    def write(self, data: Any) -> None:
+        data = memoryview(data).cast("B") if not isinstance(data, bytes) else data
+        self.hash.update(data)
+        self.file.write(data)
+        self.size += len(data)
+
+
+def write_tensors(path: Path, tensors: dict[str, list[np.ndarray]], about: dict[str, Any]) -> tuple[str, int]:
+    """A safetensors file, written whole or not at all. Each tensor is given as pieces, never joined in memory.
+
+    about: kept in the header as JSON. -> sha256 of the file, its size in bytes.
+    """
+    names = {
+        np.dtype(np.uint16): "U16",
+        np.dtype(np.uint32): "U32",
+        np.dtype(np.int32): "I32",
+        np.dtype(np.int64): "I64",
+    }
+    # Widest first, as safetensors itself does: everything is aligned then.
+    order = sorted(tensors, key=lambda name: (-tensors[name][0].itemsize, name))
+    header: dict[str, Any] = {"__metadata__": {"liftoff": json.dumps(about, sort_keys=True)}}
+    start = 0
+    for name in order:
+        pieces = tensors[name]
+        rows = sum(len(piece) for piece in pieces)
+        stop = start + sum(piece.nbytes for piece in pieces)
+        header[name] = {
+            "dtype": names[pieces[0].dtype], "shape": [rows, *pieces[0].shape[1:]], "data_offsets": [start, stop],
+        }  # fmt: skip
+        start = stop
+    head = json.dumps(header, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)
+    with atomic_write(path) as file:
+        out = _Hashing(file)
+        out.write(len(head).to_bytes(8, "little") + head)
+        for name in order:
+            for piece in tensors[name]:
+                if piece.size:
+                    out.write(np.ascontiguousarray(piece))
+    return out.hash.hexdigest(), out.size
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """The JSON that `write_tensors` kept in the header."""
+    return json.loads(_header(path)[0]["__metadata__"]["liftoff"])
+
+
+def _header(path: Path) -> tuple[dict[str, Any], int]:
+    """-> header of a safetensors file, place of its first tensor"""
+    with open(path, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if size > path.stat().st_size:
+            raise UserError(f"{path} is cut short; make the shards again with --restart")
+        return json.loads(file.read(size)), 8 + size
+
+
+def map_tensors(path: Path) -> dict[str, np.ndarray]:
+    """Tensors of a safetensors file, mapped into memory: read when looked at, shared between processes."""
+    header, start = _header(path)
+    types = {"U16": np.uint16, "U32": np.uint32, "I32": np.int32, "I64": np.int64}
+    data = np.memmap(path, np.uint8, mode="r")
+    tensors = {}
+    for name, entry in header.items():
+        if name != "__metadata__":
+            first, last = entry["data_offsets"]
+            values = np.frombuffer(data[start + first : start + last], types[entry["dtype"]])
+            tensors[name] = values.reshape(entry["shape"])
+    return tensors
+
+
+class ShardWriter:
+    """Documents of one part, in order -> its shards. Where one shard ends depends on the documents alone."""
+
+    def __init__(
+        self, directory: Path, part: int, dtype: np.dtype, shard_tokens: int, about: dict[str, Any],
+        finished: Iterable[ShardRecord] = (), on_finish: Callable[[ShardRecord], None] | None = None,
+    ) -> None:  # fmt: skip
+        """shard_tokens: at most, both sides counted, unless one document alone has more. about: goes into every header.
+        finished: shards of this part that are there already. on_finish: told of each new shard."""
+        self.directory, self.part, self.dtype, self.shard_tokens, self.about = (
+            directory,
+            part,
+            dtype,
+            shard_tokens,
+            about,
+        )
+        self.records = list(finished)
+        self.on_finish = on_finish
+        self.pieces: list[Tokens] = []
+        self.filled = 0
+        self.skipped: list[tuple[int, str]] = []
+
+    @property
+    def read_until(self) -> int:
+        """Documents of the part that the finished shards have used up: go on from here."""
+        return self.records[-1].read_until if self.records else 0
+
+    def add(self, documents: Tokens) -> None:
+        """Adds documents; writes a shard whenever the next document would not fit into it."""
+        self.skipped += [(ordinal, reason) for ordinal, reason, _ in documents.skipped]
+        documents = documents.as_type(self.dtype)
+        sizes = documents.sizes()
+        ends = np.cumsum(sizes)
+        first = 0
+        while first < len(sizes):
+            before = int(ends[first - 1]) if first else 0
+            last = int(np.searchsorted(ends, before + self.shard_tokens - self.filled, side="right"))
+            if last <= first and not self.pieces:
+                last = first + 1  # one document larger than a shard
+            if last > first:
+                self.pieces.append(documents.cut(first, last))
+                self.filled += int(sizes[first:last].sum())
+                first = last
+            if first < len(sizes):
+                self._finish_shard()
+
+    def close(self) -> None:
+        """Writes what is left. A part without documents still has one, empty shard."""
+        if self.pieces or not self.records:
+            self._finish_shard()
+
+    def left_over(self) -> dict[str, int]:
+        """Documents skipped after the last shard's last one, by reason."""
+        return _counted(reason for ordinal, reason in self.skipped if ordinal >= self.read_until)
+
+    def _finish_shard(self) -> None:
+        pieces = self.pieces
+        record = ShardRecord("", "", 0, self.part, len(self.records), read_until=self.read_until)
+        if pieces:
+            record.documents = sum(len(piece.lengths) for piece in pieces)
+            record.bytes, record.words, record.lines = (int(n) for n in sum(piece.text.sum(0) for piece in pieces))
+            record.read_until = int(pieces[-1].ordinals[-1]) + 1
+        tensors = self._tensors()
+        record.tokens = record.scored_tokens = sum(len(tokens) for tokens in tensors["tokens"])
+        if "scored" in tensors:
+            record.scored_tokens = sum(int((spans[:, 1] - spans[:, 0]).sum()) for spans in tensors["scored"])
+        if "target_tokens" in tensors:
+            record.scored_tokens = record.target_tokens = sum(len(tokens) for tokens in tensors["target_tokens"])
+        ids = tensors["tokens"] + tensors.get("target_tokens", [])
+        record.largest_id = max((int(tokens.max()) for tokens in ids if len(tokens)), default=-1)
+        record.skipped = _counted(reason for ordinal, reason in self.skipped if ordinal < record.read_until)
+        self.skipped = [(ordinal, reason) for ordinal, reason in self.skipped if ordinal >= record.read_until]
+        own = {key: value for key, value in asdict(record).items() if key not in ("file", "sha256", "size")}
+        record.file = shard_name(record.part, record.shard)
+        record.sha256, record.size = write_tensors(self.directory / record.file, tensors, {**self.about, "shard": own})
+        self.records.append(record)
+        self.pieces, self.filled = [], 0
+        if self.on_finish:
+            self.on_finish(record)
+
+    def _tensors(self) -> dict[str, list[np.ndarray]]:
+        pieces = self.pieces
+        tensors = {
+            "tokens": [piece.tokens for piece in pieces] or [np.empty(0, self.dtype)],
+            "offsets": [_offsets([piece.lengths for piece in pieces])],
+        }
+        if pieces and pieces[0].scored is not None:
+            tensors["scored"] = [piece.scored.astype(np.int32, copy=False) for piece in pieces]
+            tensors["scored_offsets"] = [_offsets([piece.scored_lengths for piece in pieces])]
+        if pieces and pieces[0].target_tokens is not None:
+            tensors["target_tokens"] = [piece.target_tokens for piece in pieces]
+            tensors["target_offsets"] = [_offsets([piece.target_lengths for piece in pieces])]
+        return tensors
+
+
+def _offsets(lengths: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate([np.empty(0, np.int64), *lengths]))])
+
+
+def _counted(reasons: Iterable[str]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for reason in reasons:
+        counts[reason] = counts.get(reason, 0) + 1
+    return dict(sorted(counts.items()))
+
+
+def finished_shard(path: Path, sha256: str) -> ShardRecord:
+    """The record of a shard that an earlier, unfinished run left. sha256: of the file."""
+    return ShardRecord(path.name, sha256, path.stat().st_size, **read_about(path)["shard"])
+
+
+class Shard:
+    """One file: its tensors mapped into memory, and the spans that are scored."""
+
+    def __init__(self, path: Path, record: ShardRecord) -> None:
+        tensors = map_tensors(path)
+        self.path, self.record = path, record
+        self.tokens, self.offsets = tensors["tokens"], tensors["offsets"]
+        self.scored, self.scored_offsets = tensors.get("scored"), tensors.get("scored_offsets")
+        self.target_tokens, self.target_offsets = tensors.get("target_tokens"), tensors.get("target_offsets")
+
+    @property
+    def n_documents(self) -> int:
+        return len(self.offsets) - 1
+
+
+class ShardSet:
+    """The shards of one split, in order: all parts' documents run together."""
+
+    def __init__(self, directory: Path, manifest: dict[str, Any]) -> None:
+        self.directory, self.manifest = directory, manifest
+        records = [ShardRecord(**entry) for entry in manifest["shards"]]
+        self.shards = [Shard(directory / record.file, record) for record in records]
+        self.kind: str = manifest["kind"]
+        self.n_documents: int = manifest["documents"]
+        self.n_tokens: int = manifest["tokens"]
+        # Of the first token and the first document of each shard, in the stream of all; and one more, the end.
+        self.first_token = _offsets([np.array([record.tokens for record in records], np.int64)])
+        self.first_target = _offsets([np.array([record.target_tokens for record in records], np.int64)])
+        self.first_document = _offsets([np.array([record.documents for record in records], np.int64)])
+
+    @classmethod
+    def open(cls, directory: str | Path, split: str) -> "ShardSet":
+        """Maps a finished split. Raises UserError where it is unfinished, of another format or incomplete."""
+        folder = Path(directory) / split
+        path = folder / MANIFEST
+        if not path.exists():
+            raise UserError(f"no {path}; make it with: python tokenize_data.py CONFIG")
+        manifest = read_manifest(path)
+        for entry in manifest["shards"]:
+            file = folder / entry["file"]
+            if not file.exists() or file.stat().st_size != entry["size"]:
+                raise UserError(
+                    f"{file} {'is not as long as its manifest says' if file.exists() else 'is missing'}; "
+                    f"make the shards again with: python tokenize_data.py CONFIG --restart"
+                )
+        return cls(folder, manifest)
+
+    def __reduce__(self) -> tuple:
+        """Worker processes map the files again instead of being sent their contents."""
+        return ShardSet, (self.directory, self.manifest)
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a split. Raises UserError where it is not one that this version reads."""
+    manifest = read_json(path)
+    if manifest.get("format") != FORMAT:
+        raise UserError(f"{path} is not the manifest of token shards; is tokenize.path another stage's folder?")
+    if manifest["format_version"] != FORMAT_VERSION:
+        raise UserError(
+            f"{path} has format version {manifest['format_version']}, this code reads {FORMAT_VERSION}; "
+            f"make the shards again with: python tokenize_data.py CONFIG --restart"
+        )
+    return manifest
+
+
+def totals(records: list[ShardRecord]) -> dict[str, int]:
+    """The sums that a manifest states of its shards, and their largest id."""
+    names = ("documents", "tokens", "target_tokens", "scored_tokens", "bytes", "words", "lines")
+    sums = {name: sum(getattr(record, name) for record in records) for name in names}
+    return {**sums, "largest_id": max(record.largest_id for record in records)}

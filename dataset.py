@@ -1,0 +1,400 @@
+"""Token shards -> batches.
+
+    shards on disk -> windows of max_seq_len tokens -> in the global order -> split over ranks and micro-batches
+
+Which windows make up step k depends on the seed and on k alone. So a run goes on from one number, and a run on 8 GPUs
+sees the same samples as a run on 1.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as L
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from configs.places import run_dir, shards_dir, validation_names
+from configs.schema import Config
+from corpus.chance import key_of
+from corpus.order import Order
+from corpus.packing import Packing, WindowIndex, Windows
+from corpus.samples import Samples
+from corpus.shards import ShardSet
+from models.interface import ModelFacts
+from objectives import build_objective
+from objectives.facts import NOTHING, VocabularyFacts
+from tokenizer.tokenizer import Tokenizer
+from utils.messages import UserError
+
+Batch = dict[str, Tensor]
+
+
+class LanguageModelData(L.LightningDataModule):
+    """Batches for training, validation and testing.
+
+    A training batch is a list: the micro-batches of this rank's share of one step. The others are one dict each.
+    """
+
+    def __init__(self, config: Config, tokenizer: Tokenizer, model_facts: ModelFacts) -> None:
+        """Opens nothing yet. Raises UserError where the settings, the tokenizer and the model do not go together."""
+        super().__init__()
+        self.config, self.tokenizer, self.facts = config, tokenizer, model_facts
+        self.start_step = 0  # set by train.py: steps that are done already
+        self.total_steps: int | None = None  # set by train.py: length of the run; by default one epoch
+        vocabulary = vocabulary_facts(tokenizer, model_facts)
+        self.objective = build_objective(config.objective.name, config.objective.arguments, vocabulary)
+        self.filling = vocabulary.filling
+        self.packing = packing_of(config, vocabulary, self.objective.ahead, self.objective.pairs)
+        self._indices: dict[str, WindowIndex] = {}
+        self._samples: Samples | None = None
+        check_model(config, model_facts, self.objective.pairs)
+
+    # What there is
+
+    def windows(self, split: str) -> WindowIndex:
+        """All windows of a split. Raises UserError where its shards are missing or of another tokenizer."""
+        if split not in self._indices:
+            shards = ShardSet.open(shards_dir(self.config), split)
+            check_shards(shards, self.tokenizer, self.facts, self.objective.pairs)
+            index = WindowIndex(shards, self.packing, fallback=run_dir(self.config) / "windows")
+            if not len(index):
+                raise UserError(
+                    f"{shards.directory} has no window with anything to predict "
+                    f"({shards.n_documents} documents, {shards.n_tokens} tokens)"
+                )
+            self._indices[split] = index
+        return self._indices[split]
+
+    @property
+    def n_windows(self) -> int:
+        """Training windows: samples in an epoch."""
+        return len(self.windows("train"))
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Not rounded: steps run across the ends of epochs."""
+        return self.n_windows / self.config.trainer.global_batch_size
+
+    @property
+    def tokens_per_epoch(self) -> int:
+        """Unpadded input tokens, of decoders too."""
+        return self.windows("train").counts.input_tokens
+
+    def text_counts(self, split: str, n_windows: int | None = None) -> "TextCounts":
+        """Raw text that the targets of a split stand for. n_windows: how many are scored, if not all."""
+        index = self.windows(split)
+        manifest, counts = index.shards.manifest, index.counts
+        why_not = None
+        if not self.objective.ahead and not self.objective.pairs:
+            why_not = "the objective scores only some tokens of the text"
+        elif n_windows is not None and n_windows < len(index):
+            why_not = f"only {n_windows} of {len(index)} windows were scored"
+        elif counts.unscored_tokens > 1:  # the first token of a stream has nothing before it
+            why_not = (
+                f"{counts.unscored_tokens} tokens of the text are not scored with data.packing={self.packing.packing}"
+            )
+        elif manifest["skipped"]:
+            why_not = f"{sum(manifest['skipped'].values())} documents were skipped when the text was tokenised"
+        return TextCounts(manifest["bytes"], manifest["words"], manifest["lines"], why_not)
+
+    # Training
+
+    def train_dataloader(self) -> "Loader":
+        """Steps from `start_step` to `total_steps`; each a list of micro-batches."""
+        rank, ranks = self._rank_and_ranks()
+        settings = self.config.trainer
+        share, rest = divmod(settings.global_batch_size, ranks)
+        micro = settings.micro_batch_size or share
+        if rest or share % micro:
+            raise UserError(
+                f"trainer.global_batch_size={settings.global_batch_size} must be divisible by "
+                f"micro_batch_size x devices = {micro} x {ranks}"
+            )
+        index = self.windows("train")
+        seed = self.config.seed if self.config.data.seed is None else self.config.data.seed
+        order = Order(len(index), seed, self.config.data.shuffle)
+
+        def step(number: int) -> list[Batch]:
+            places = number * settings.global_batch_size + rank * share + np.arange(share)
+            windows = index.gather(order.at(places), places)
+            if self.config.data.pad_to == "longest" and share > micro:
+                windows = windows.rows(np.argsort(width_of(windows), kind="stable"))
+            return [self.batch(windows.rows(slice(i, i + micro)), self.config.seed) for i in range(0, share, micro)]
+
+        total = self.total_steps if self.total_steps is not None else -(-len(index) // settings.global_batch_size)
+        return Loader(step, self.start_step, total, self.config.data.num_workers)
+
+    def batch(self, windows: Windows, seed: int) -> Batch:
+        """Windows -> what a model is given. `places` (B,) int64 says which samples they are."""
+        if self.config.data.pad_to == "longest":
+            windows = windows.narrowed()
+        arrays = self.objective(windows, seed)
+        mask = arrays["attention_mask"]
+        full = bool(mask.all())
+        if not full and self.config.data.padding_side == "left":
+            arrays = filled_on_the_left(arrays)
+            if not self.facts.encoder_decoder:
+                arrays["position_ids"] = np.maximum(arrays["attention_mask"].cumsum(1) - 1, 0)
+        if (full and self.facts.causal and not self.facts.encoder_decoder) or not self.facts.takes_attention_mask:
+            del arrays["attention_mask"]
+        arrays["places"] = windows.places.astype(np.int64)
+        return {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in arrays.items()}
+
+    # Validation and testing
+
+    def val_dataloader(self) -> list["Loader"]:
+        """One loader for each validation set, in the order of the config."""
+        settings = self.config.trainer
+        size = settings.micro_batch_size or max(1, settings.global_batch_size // self._rank_and_ranks()[1])
+        return [
+            self._scoring_loader(split, evenly_spaced(len(self.windows(split)), settings.validation_windows), size)
+            for split in validation_names(self.config)
+        ]
+
+    def test_dataloader(self) -> "Loader":
+        """The split of inference.split. Where text is to be generated a batch also has prompts: `prompt_ids` and
+        `prompt_mask` (B, S), filled on the left, and `index` (B,), for `prompt` and `reference`. Where windows are not
+        documents there are not as many; a batch beyond the last of one has only the other (or nothing scored)."""
+        settings = self.config.inference
+        n = min(len(self.windows(settings.split)), settings.max_samples or 1 << 62)
+        if not self.generates:
+            return self._scoring_loader(settings.split, np.arange(n), settings.batch_size)
+        samples = np.arange(min(len(self.samples), settings.max_samples or 1 << 62))
+        return self._scoring_loader(settings.split, np.arange(n), settings.batch_size, samples)
+
+    def _scoring_loader(
+        self, split: str, indices: np.ndarray, size: int, samples: np.ndarray | None = None
+    ) -> "Loader":
+        """Window (and sample) i goes to rank i mod R. Ranks that run out get batches with nothing scored."""
+        rank, ranks = self._rank_and_ranks()
+        index, seed = self.windows(split), int(key_of(self.config.seed, "validation"))
+        prompts = np.empty(0, np.int64) if samples is None else samples
+        batches = math.ceil(math.ceil(max(len(indices), len(prompts)) / ranks) / size)
+        mine, my_prompts = indices[rank::ranks], prompts[rank::ranks]
+
+        def batch(number: int) -> Batch:
+            chosen = mine[number * size : (number + 1) * size]
+            made = self.batch(index.gather(chosen if len(chosen) else indices[:1]), seed)
+            if not len(chosen):
+                made["targets"].fill_(NOTHING)
+            asked = my_prompts[number * size : (number + 1) * size]
+            return {**made, **self.prompts(asked)} if len(asked) else made
+
+        return Loader(batch, 0, batches, self.config.data.num_workers)
+
+    # Generation for testing
+
+    @property
+    def generates(self) -> bool:
+        """Whether testing also generates text."""
+        wanted = self.config.inference.generate
+        return self.config.dataset.kind != "text" if wanted is None else wanted
+
+    @property
+    def samples(self) -> Samples:
+        """The documents of inference.split, one by one."""
+        if self._samples is None:
+            from corpus.tokenising import prompts_and_references  # reads raw documents: only testing does
+
+            split = self.config.inference.split
+            shards = self.windows(split).shards
+            decode = self.tokenizer.decode
+            self._samples = Samples(shards, decode, lambda: prompts_and_references(self.config, split, self.tokenizer))
+        return self._samples
+
+    def prompt(self, index: int) -> str:
+        """The text that sample `index` is prompted with."""
+        return self.samples.prompt(index)
+
+    def reference(self, index: int) -> str:
+        """The text that was right."""
+        return self.samples.reference(index)
+
+    def prompts(self, indices: np.ndarray) -> Batch:
+        """Samples -> prompt_ids, prompt_mask (B, S), filled on the left, and index (B,)."""
+        packing = self.packing
+        room = packing.room if self.objective.pairs else self._room_for_prompts()
+        end = packing.end if self.objective.pairs else None  # an answer follows a prompt, not its end
+        ids, mask = self.samples.prompt_rows(indices, room, packing.begin, end, self.filling)
+        return {
+            "prompt_ids": torch.from_numpy(ids),
+            "prompt_mask": torch.from_numpy(mask),
+            "index": torch.from_numpy(np.asarray(indices, np.int64)),
+        }
+
+    def _room_for_prompts(self) -> int:
+        """Tokens of a prompt that leave room for the answer."""
+        if self.facts.max_positions is None:
+            return 1 << 62
+        room = (
+            self.facts.max_positions - self.config.inference.decoding.max_new_tokens - (self.packing.begin is not None)
+        )
+        if room < 1:
+            raise UserError(
+                f"inference.decoding.max_new_tokens={self.config.inference.decoding.max_new_tokens} leaves no room "
+                f"for a prompt in the model's {self.facts.max_positions} positions"
+            )
+        return room
+
+    def _rank_and_ranks(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+
+
+@dataclass(frozen=True)
+class TextCounts:
+    """Raw text, in UTF-8 bytes, words and lines, for bits per byte and perplexity per word."""
+
+    bytes: int
+    words: int
+    lines: int
+    why_not: str | None  # why such figures would be wrong; None: they are right
+
+
+class _Items(Dataset):
+    def __init__(self, item: Callable[[int], Any], n: int) -> None:
+        self.item, self.n = item, n
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, number: int) -> Any:
+        return self.item(number)
+
+
+class Loader:
+    """Items start, …, stop - 1, each made from its number alone. It has a length, so Lightning fetches none ahead."""
+
+    def __init__(self, item: Callable[[int], Any], start: int, stop: int, num_workers: int) -> None:
+        self.item, self.start, self.stop, self.num_workers = item, start, stop, num_workers
+
+    def __len__(self) -> int:
+        return max(0, self.stop - self.start)
+
+    def __iter__(self) -> Iterator[Any]:
+        numbers = range(self.start, self.stop)
+        if self.num_workers == 0:
+            return map(self.item, numbers)
+        # Its own generator: by default a loader draws a seed from the global one, which would shift all that follows.
+        return iter(
+            DataLoader(
+                _Items(self.item, self.stop), batch_size=None, sampler=numbers, num_workers=self.num_workers,
+                collate_fn=as_it_is, generator=torch.Generator(), multiprocessing_context="fork",
+            )
+        )  # fmt: skip
+
+
+def as_it_is(item: Any) -> Any:
+    """An item that is a batch already."""
+    return item
+
+
+def vocabulary_facts(tokenizer: Tokenizer, model_facts: ModelFacts) -> VocabularyFacts:
+    """What objectives know of the vocabulary. A decoder starts from its model's own id, else from pad."""
+    start = model_facts.decoder_start_id
+    return VocabularyFacts(
+        vocab_size=tokenizer.vocab_size, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id,
+        unk_id=tokenizer.unk_id, mask_id=tokenizer.mask_id, cls_id=tokenizer.cls_id, sep_id=tokenizer.sep_id,
+        special_ids=tuple(tokenizer.special_ids), starts_word=lambda: tokenizer.starts_word,
+        decoder_start_id=tokenizer.pad_id if start is None else start,
+    )  # fmt: skip
+
+
+def packing_of(config: Config, vocabulary: VocabularyFacts, ahead: int, pairs: bool) -> Packing:
+    """How windows are cut. Models that see both sides (ahead = 0) are given CLS and SEP where there are any."""
+    begin_ids, end_ids = (vocabulary.bos_id, vocabulary.cls_id), (vocabulary.eos_id, vocabulary.sep_id)
+    if not ahead and not pairs:
+        begin_ids, end_ids = begin_ids[::-1], end_ids[::-1]
+    edges: dict[str, int | None] = {"begin": None, "end": None}
+    for edge, setting, wanted, ids in (
+        ("begin", "window_bos", config.data.window_bos, begin_ids),
+        ("end", "window_eos", config.data.window_eos, end_ids),
+    ):
+        if wanted:
+            edges[edge] = next((i for i in ids if i is not None), None)
+            if edges[edge] is None:
+                name = "BOS or CLS" if edge == "begin" else "EOS or SEP"
+                raise UserError(
+                    f"data.{setting}=true, but the tokenizer has no {name} token; see tokenizer.special_tokens"
+                )
+    data = config.data
+    return Packing(data.max_seq_len, ahead, data.packing, data.overlap, **edges, pairs=pairs)
+
+
+def check_model(config: Config, facts: ModelFacts, pairs: bool) -> None:
+    """Raises UserError where a model cannot be given such batches."""
+    data = config.data
+    if facts.max_positions is not None and data.max_seq_len > facts.max_positions:
+        raise UserError(
+            f"data.max_seq_len={data.max_seq_len} is longer than the model's {facts.max_positions} positions"
+        )
+    if pairs != facts.encoder_decoder:
+        needs, has = (
+            ("an encoder-decoder", "is none") if pairs else ("a model without encoder", "is an encoder-decoder")
+        )
+        raise UserError(f"objective {config.objective.name} needs {needs}; the model {has}")
+    if not facts.takes_attention_mask and (data.padding_side == "left" or not facts.causal) and data.packing != "full":
+        raise UserError(
+            f"the model takes no attention_mask: with data.packing={data.packing} it would read what fills short rows; "
+            f"use data.packing=full" + (" or data.padding_side=right" if facts.causal else "")
+        )
+
+
+def check_shards(shards: ShardSet, tokenizer: Tokenizer, facts: ModelFacts, pairs: bool) -> None:
+    """Raises UserError where shards were made with another tokenizer, or for another kind of objective."""
+    manifest = shards.manifest
+    if manifest["tokenizer"] != tokenizer.fingerprint:
+        raise UserError(
+            f"the shards in {shards.directory} were made with another tokenizer (fingerprint "
+            f"{manifest['tokenizer'][:12]}, configured: {tokenizer.fingerprint[:12]}); "
+            f"make them again with: python tokenize_data.py CONFIG --restart"
+        )
+    size = min(tokenizer.vocab_size, facts.vocab_size or tokenizer.vocab_size)
+    if manifest["largest_id"] >= size:
+        whose = "model" if facts.vocab_size and facts.vocab_size < tokenizer.vocab_size else "tokenizer"
+        raise UserError(
+            f"the shards in {shards.directory} hold the id {manifest['largest_id']}, "
+            f"the {whose}'s vocabulary has only {size}"
+        )
+    if pairs and shards.kind not in ("pairs", "prompt_response"):
+        raise UserError(f"objective seq2seq needs dataset.kind pairs or prompt_response; the shards hold {shards.kind}")
+    if shards.kind == "pairs" and not pairs:
+        raise UserError(
+            "dataset.kind=pairs needs an objective that reads pairs, such as seq2seq; for a model without encoder use "
+            "dataset.kind=prompt_response"
+        )
+
+
+def width_of(windows: Windows) -> np.ndarray:
+    """What rows are sorted by: the length of a row, of pairs that of its longer side. -> (B,)"""
+    if windows.target_lengths is None:
+        return windows.lengths
+    return np.maximum(windows.lengths, windows.target_lengths)
+
+
+def filled_on_the_left(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Moves tokens to the right end of their rows; what a decoder says stays where it is."""
+    mask = arrays["attention_mask"]
+    width = mask.shape[1]
+    shift = width - mask.sum(1, keepdims=True)
+    places = (np.arange(width) - shift) % width
+    stays = {"decoder_input_ids", "targets"} if "decoder_input_ids" in arrays else set()
+    return {
+        name: values if name in stays or values.shape != mask.shape else np.take_along_axis(values, places, 1)
+        for name, values in arrays.items()
+    }
+
+
+def evenly_spaced(n: int, wanted: int | None) -> np.ndarray:
+    """At most `wanted` of the numbers 0, …, n - 1, evenly spaced."""
+    return np.arange(n) if wanted is None or wanted >= n else np.arange(wanted) * n // wanted
+
+
+def input_tokens(batch: Batch) -> int:
+    """Unpadded input tokens of a batch, of the decoder too: what `trainer.max_tokens` counts."""
+    mask = batch.get("attention_mask")
+    count = batch["input_ids"].numel() if mask is None else int(mask.sum())
+    return count + (int((batch["targets"] != NOTHING).sum()) if "decoder_input_ids" in batch else 0)

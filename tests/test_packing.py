@@ -1,0 +1,201 @@
+"""Windows: every token scored exactly once, whatever the packing, the overlap and the edges; checked by brute force."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from corpus.packing import Packing, WindowIndex
+from corpus.shards import ShardSet, ShardWriter, Tokens, totals
+from utils.messages import UserError
+
+BEGIN, END = 1, 2  # tokens of documents are 10 and more
+
+
+def documents_of(rng: np.random.Generator, n: int, longest: int, empty: bool = True) -> list[list[int]]:
+    lengths = rng.integers(0 if empty else 1, longest + 1, n)
+    numbers = itertools.count(10)  # every token another one, so that it is known where it came from
+    return [[next(numbers) for _ in range(length)] for length in lengths]
+
+
+def spans_of(rng: np.random.Generator, documents: list[list[int]]) -> list[list[list[int]]]:
+    """Up to three spans a document, in order, not touching."""
+    spans = []
+    for document in documents:
+        edges = np.sort(
+            rng.choice(len(document) + 1, size=min(2 * int(rng.integers(0, 4)), len(document)) // 2 * 2, replace=False)
+        )
+        spans.append(edges.reshape(-1, 2).tolist())
+    return spans
+
+
+def batch_of(
+    documents: list[list[int]], spans: list[list[list[int]]] | None = None, targets: list[list[int]] | None = None
+) -> Tokens:
+    flat = [token for document in documents for token in document]
+    tokens = Tokens(
+        tokens=np.array(flat, np.uint32),
+        lengths=np.array([len(document) for document in documents], np.int64),
+        ordinals=np.arange(len(documents)),
+        text=np.ones((len(documents), 3), np.int64),
+    )
+    if spans is not None:
+        rows = [span for of_one in spans for span in of_one]
+        tokens = tokens._replace(
+            scored=np.array(rows, np.int32).reshape(-1, 2),
+            scored_lengths=np.array([len(of_one) for of_one in spans], np.int64),
+        )
+    if targets is not None:
+        tokens = tokens._replace(
+            target_tokens=np.array([token for target in targets for token in target], np.uint32),
+            target_lengths=np.array([len(target) for target in targets], np.int64),
+        )
+    return tokens
+
+
+def shards_of(folder: Path, tokens: Tokens, kind: str = "text", shard_tokens: int = 40) -> ShardSet:
+    writer = ShardWriter(folder, 0, np.dtype(np.uint16), shard_tokens, {})
+    writer.add(tokens)
+    writer.close()
+    manifest = {"kind": kind, "shards": [vars(record) for record in writer.records], **totals(writer.records)}
+    return ShardSet(folder, manifest)
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+@pytest.mark.parametrize("edges", [(None, None), (BEGIN, None), (BEGIN, END), (None, END)])
+@pytest.mark.parametrize("packing", ["full", "partial", "truncate"])
+@pytest.mark.parametrize("with_spans", [False, True])
+def test_every_token_is_scored_exactly_once(
+    tmp_path: Path, packing: str, ahead: int, edges: tuple[int | None, int | None], with_spans: bool
+) -> None:
+    for seed, (length, overlap) in enumerate([(4, 0), (8, 0), (8, 3), (16, 5), (7, 2)]):
+        rng = np.random.default_rng(seed)
+        documents = documents_of(rng, 30, 25)
+        spans = spans_of(rng, documents) if with_spans else None
+        shards = shards_of(
+            tmp_path / str(seed), batch_of(documents, spans), "prompt_response" if with_spans else "text"
+        )
+        how = Packing(length, ahead, packing, overlap, *edges)
+        index = WindowIndex(shards, how)
+        windows = index.gather(np.arange(len(index)))
+        assert windows.tokens.shape == (len(index), length + ahead)
+
+        streams = [[token for document in documents for token in document]] if packing == "full" else documents
+        due = (
+            {
+                token
+                for document, of_one in zip(documents, spans, strict=True)
+                for a, b in of_one
+                for token in document[a:b]
+            }
+            if spans
+            else set(itertools.chain(*documents))
+        )  # noqa: E501
+        due -= {stream[0] for stream in streams if stream and ahead and edges[0] is None}
+        if packing == "truncate":
+            due &= {token for document in documents for token in document[: how.room]}
+        scored = windows.tokens[windows.scored].tolist()
+        assert sorted(scored) == sorted(due)
+        assert index.counts.scored_tokens == len(due)
+        assert index.counts.input_tokens == (windows.lengths - ahead).sum()
+        if packing != "full":
+            assert windows.scored.any(1).all()
+
+        text = [
+            row[(edges[0] is not None) : size - (edges[1] is not None)]
+            for row, size in zip(windows.tokens, windows.lengths, strict=True)
+        ]  # noqa: E501
+        for row, size, part in zip(windows.tokens, windows.lengths, text, strict=True):
+            assert edges[0] is None or row[0] == BEGIN
+            assert edges[1] is None or row[size - 1] == END
+            assert (row[size:] == 0).all()
+            assert 0 < len(part) <= how.room and (np.diff(part) == 1).all()  # runs of one stream
+        if packing == "full":  # neighbours share s tokens, nothing is lost between them
+            for before, after in zip(text, text[1:], strict=False):
+                assert (
+                    len(before) == how.room and before[how.room - how.shared :].tolist() == after[: how.shared].tolist()
+                )
+
+
+def test_the_windows_of_eight_tokens_by_eye(tmp_path: Path) -> None:
+    shards = shards_of(tmp_path, batch_of([[10, 11, 12, 13, 14], [15, 16, 17]]))
+    windows = WindowIndex(shards, Packing(3)).gather(np.arange(3))
+    assert windows.tokens.tolist() == [[10, 11, 12, 13], [13, 14, 15, 16], [16, 17, 0, 0]]
+    assert windows.scored.astype(int).tolist() == [[0, 1, 1, 1], [0, 1, 1, 1], [0, 1, 0, 0]]
+    assert windows.lengths.tolist() == [4, 4, 2]
+    windows = WindowIndex(shards, Packing(3, packing="partial", begin=BEGIN, overlap=1)).gather(np.arange(3))
+    assert windows.tokens.tolist() == [[1, 10, 11, 12], [1, 12, 13, 14], [1, 15, 16, 17]]
+    assert windows.scored.astype(int).tolist() == [[0, 1, 1, 1], [0, 0, 1, 1], [0, 1, 1, 1]]
+
+
+def test_none_holds_whole_documents_and_refuses_longer_ones(tmp_path: Path) -> None:
+    documents = documents_of(np.random.default_rng(0), 20, 9)
+    shards = shards_of(tmp_path, batch_of(documents))
+    index = WindowIndex(shards, Packing(8, packing="none"))
+    windows = index.gather(np.arange(len(index)))
+    rows = [row[:size].tolist() for row, size in zip(windows.tokens, windows.lengths, strict=True)]
+    assert rows == [document for document in documents if len(document) > 1]
+    assert index.counts.left_out == sum(len(document) <= 1 for document in documents)
+    long = sum(len(document) > 6 for document in documents)
+    with pytest.raises(UserError, match=f"{long} of 20 documents .* do not fit .*max_seq_len=5.*longest has 9 tokens"):
+        WindowIndex(shards, Packing(5, packing="none"))
+
+
+@pytest.mark.parametrize("packing", ["none", "truncate"])
+def test_pairs_keep_their_sides(tmp_path: Path, packing: str) -> None:
+    rng = np.random.default_rng(0)
+    sources, targets = documents_of(rng, 25, 8), documents_of(rng, 25, 8)
+    shards = shards_of(tmp_path, batch_of(sources, targets=targets), "pairs")
+    length = 8 if packing == "none" else 5
+    index = WindowIndex(shards, Packing(length, 0, packing, pairs=True))
+    windows = index.gather(np.arange(len(index)))
+    assert windows.target_tokens is not None and windows.target_lengths is not None
+    kept = [(source, target) for source, target in zip(sources, targets, strict=True) if target]
+    assert len(kept) == len(index) and index.counts.left_out == 25 - len(kept)
+    for i, (source, target) in enumerate(kept):
+        assert windows.tokens[i, : windows.lengths[i]].tolist() == source[:length]
+        assert windows.target_tokens[i, : windows.target_lengths[i]].tolist() == target[:length]
+    assert index.counts.unscored_tokens == sum(max(0, len(target) - length) for target in targets)
+    with pytest.raises(UserError, match="sources and targets"):
+        Packing(8, 0, "full", pairs=True)
+
+
+def test_prompts_and_responses_serve_as_pairs(tmp_path: Path) -> None:
+    documents = [[10, 11, 12, 13], [14, 15], [16, 17, 18]]
+    shards = shards_of(tmp_path, batch_of(documents, [[[2, 4]], [], [[0, 3]]]), "prompt_response", shard_tokens=5)
+    index = WindowIndex(shards, Packing(4, 0, "none", pairs=True))
+    windows = index.gather(np.arange(len(index)))
+    assert windows.lengths.tolist() == [2, 0] and windows.target_lengths.tolist() == [2, 3]
+    assert windows.tokens[0, :2].tolist() == [10, 11] and windows.target_tokens[:, :3].tolist() == [
+        [12, 13, 0],
+        [16, 17, 18],
+    ]
+
+
+def test_the_index_is_kept_beside_the_shards_or_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shards = shards_of(tmp_path / "train", batch_of(documents_of(np.random.default_rng(0), 20, 9)))
+    how = Packing(4, packing="partial")
+    first = WindowIndex(shards, how)
+    assert len(list((tmp_path / "train").glob("*.windows-*.safetensors"))) == len(shards.shards)
+    monkeypatch.setattr("corpus.packing.make_index", lambda *_: pytest.fail("made again"))
+    again = WindowIndex(shards, how)
+    assert again.counts == first.counts
+    assert np.array_equal(again.gather(np.arange(len(first))).tokens, first.gather(np.arange(len(first))).tokens)
+    monkeypatch.undo()
+
+    def refuse(path: Path, *rest: object) -> None:
+        if path.parent == tmp_path / "train":
+            raise UserError("cannot be written")
+        written.append(path)
+
+    written: list[Path] = []
+    monkeypatch.setattr("corpus.packing.write_tensors", refuse)
+    WindowIndex(shards, Packing(5, packing="partial"), fallback=tmp_path / "run")
+    assert written and all(path.parent == tmp_path / "run" / "train" for path in written)
+
+
+def test_an_overlap_without_room_is_refused() -> None:
+    with pytest.raises(UserError, match="data.overlap=4 leaves no room .* at most 3"):
+        Packing(4, overlap=4)
+    assert Packing(4, overlap=3).stride == 1
