@@ -1,0 +1,88 @@
+"""Other views of metrics.jsonl: TensorBoard and Weights & Biases, each opened when there is something to write."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from configs.schema import Config
+from training.measures import Logger
+from utils.messages import UserError
+
+# Which of a line's numbers say where it stands, rather than what was measured.
+AXES = ("step", "tokens", "samples", "seconds", "flops")
+
+
+def scalars(line: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    """A line of metrics.jsonl -> ('train/loss', 3.2), …, ('validation/dev_a/loss', 3.4), …"""
+    parts = [line["kind"]] + ([line["set"]] if "set" in line and line["set"] != line["kind"] else [])
+    for name, value in line.items():
+        if isinstance(value, int | float) and name not in AXES:
+            yield "/".join([*parts, name]), float(value)
+
+
+class TensorBoard:
+    """Files in runs/<name>/tensorboard, with the step as the axis."""
+
+    def __init__(self, folder: Path, goes_on_after: int) -> None:
+        self.folder = folder
+        self.goes_on_after = goes_on_after
+        self._writer: Any = None
+
+    def write(self, line: dict[str, Any]) -> None:
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter  # takes a second
+
+            # What the run wrote past this step before it was killed is hidden: it is about to be written again.
+            purge = self.goes_on_after + 1 if self.goes_on_after else None
+            self._writer = SummaryWriter(self.folder, purge_step=purge, max_queue=1000)
+        for name, value in scalars(line):
+            self._writer.add_scalar(name, value, line["step"])
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+class WandB:
+    """A run of Weights & Biases, with the whole config; a run that goes on goes on there under the same id.
+
+    arguments: of wandb.init
+    """
+
+    def __init__(self, folder: Path, arguments: dict[str, Any], config: Config) -> None:
+        try:
+            import wandb
+        except ImportError as error:
+            raise UserError(
+                "logging.wandb: wandb is not installed; pip install wandb, or set logging.wandb: null"
+            ) from error
+        name = folder / "wandb_id.txt"
+        identity = arguments.get("id") or (name.read_text().strip() if name.exists() else wandb.util.generate_id())
+        name.write_text(identity + "\n")
+        os.environ.setdefault("WANDB_SILENT", "true")
+        given = {"name": config.name, "dir": str(folder), "config": config.model_dump(), "resume": "allow", **arguments}
+        try:
+            self.run = wandb.init(**{**given, "id": identity})
+        except TypeError as error:
+            raise UserError(f"logging.wandb: wandb.init refuses its arguments: {error}") from error
+        except wandb.errors.Error as error:
+            raise UserError(f"logging.wandb: {error}; `mode: offline` needs no network and no account") from error
+        # Steps repeat when a run goes on after a kill, which W&B's own counter does not allow.
+        self.run.define_metric("*", step_metric="step")
+
+    def write(self, line: dict[str, Any]) -> None:
+        self.run.log(dict(scalars(line)) | {axis: line[axis] for axis in AXES})
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+def make_loggers(config: Config, folder: Path, goes_on_after: int) -> list[Logger]:
+    """folder: runs/<name>. goes_on_after: the step of the checkpoint, 0 at the start."""
+    loggers: list[Logger] = []
+    if config.logging.tensorboard:
+        loggers.append(TensorBoard(folder / "tensorboard", goes_on_after))
+    if config.logging.wandb is not None:
+        loggers.append(WandB(folder, config.logging.wandb, config))
+    return loggers

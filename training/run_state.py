@@ -1,0 +1,95 @@
+"""The state of a training run <-> its checkpoints: what is saved, and how a run goes on from it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as L
+
+from training import checkpoints
+from training.interface import Seekable, TrainingModule
+from training.ranks import by_rank_zero
+from utils.messages import UserError, info
+
+
+class RunState:
+    """Writes and restores checkpoints of a run. Rank 0 writes and chooses; every rank reads.
+
+    Args:
+        folder: runs/<name>/checkpoints
+        keep_last: newest checkpoints kept
+        facts: what must be the same when a run goes on, such as the fingerprint of its data
+    """
+
+    def __init__(self, folder: Path, keep_last: int, data: Seekable, facts: dict[str, Any]) -> None:
+        self.folder = folder
+        self.keep_last = keep_last
+        self.data = data
+        self.facts = facts
+
+    def restore(self, trainer: L.Trainer, training: TrainingModule) -> dict[str, Any]:
+        """Goes on from the newest whole checkpoint. -> the recorder's state in it; empty where the run only begins"""
+        chosen = by_rank_zero(self._choose)
+        if chosen is None:
+            return {}
+        path = Path(chosen)
+        state = checkpoints.read_state(path)
+        changed = [name for name, value in self.facts.items() if state["facts"].get(name) != value]
+        if changed:
+            raise UserError(f"{path} is of a run with other {' and '.join(changed)}; --restart begins anew")
+        checkpoints.load_weights(training.model, path)
+        tensors = checkpoints.read_tensors(path, "optimizer")
+        saved = checkpoints.unpack(state["optimizers"], tensors)
+        if len(saved) != len(trainer.optimizers):
+            raise UserError(f"{path} has the state of {len(saved)} optimizers, not of {len(trainer.optimizers)}")
+        for optimizer, its_state in zip(trainer.optimizers, saved, strict=True):
+            try:
+                optimizer.load_state_dict(its_state)
+            except (ValueError, KeyError) as error:
+                raise UserError(f"{path} is of another optimizer or model: {error}") from error
+        if state["precision"]:
+            trainer.precision_plugin.load_state_dict(state["precision"])
+        training.steps, training.history = state["step"], state["history"]
+        training.sums.restore(state["sums"], trainer.global_rank)
+        self.data.start_step = state["step"]
+        _set_lightning_counters(trainer, state["step"])
+        info(f"goes on after step {state['step']} from {path}")
+        return state["recorder"]
+
+    def _choose(self) -> str | None:
+        checkpoints.sweep(self.folder)
+        path = checkpoints.newest(self.folder)
+        return None if path is None else str(path)
+
+    def write(self, trainer: L.Trainer, training: TrainingModule, recorder: dict[str, Any]) -> None:
+        """All that `restore` needs. The older ones go once it is whole."""
+        training.sums.fold()
+        tensors: dict[str, Any] = {}
+        state = {
+            "step": training.steps,
+            "history": training.history,
+            "recorder": recorder,
+            "sums": training.sums.over_ranks(),
+            "optimizers": checkpoints.pack([o.state_dict() for o in trainer.optimizers], "optimizers", tensors),
+            "precision": trainer.precision_plugin.state_dict(),
+            "facts": self.facts,
+        }
+        by_rank_zero(lambda: self._write("step", training, {"optimizer": tensors}, state))
+
+    def write_best(self, training: TrainingModule) -> None:
+        """Only the weights, with the metric that was measured on exactly these."""
+        state = {"step": training.steps, "history": training.history, "facts": self.facts}
+        by_rank_zero(lambda: self._write("best", training, {}, state))
+
+    def _write(self, kind: str, training: TrainingModule, parts: dict[str, Any], state: dict[str, Any]) -> None:
+        parts = {"model": checkpoints.model_tensors(training.model), **parts}
+        checkpoints.write(self.folder, checkpoints.name_of(kind, training.steps), parts, state)
+        checkpoints.keep_newest(self.folder, kind, self.keep_last if kind == "step" else 1)
+
+
+def _set_lightning_counters(trainer: L.Trainer, step: int) -> None:
+    """So that other callbacks and loggers see the right `trainer.global_step`."""
+    loop = trainer.fit_loop.epoch_loop
+    for progress in (loop.manual_optimization.optim_step_progress.total, loop.batch_progress.total):
+        progress.ready = progress.completed = step
+    loop.batch_progress.total.started = loop.batch_progress.total.processed = step
+    loop._batches_that_stepped = step

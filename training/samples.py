@@ -1,0 +1,67 @@
+"""The first windows of each validation set -> what the model says there, in runs/<name>/samples.jsonl."""
+
+import json
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytorch_lightning as L
+import torch
+from torch import Tensor
+
+from training.interface import TrainingModule
+
+
+class Decodes(Protocol):
+    """The part of a tokenizer that is needed here."""
+
+    def decode(self, ids: list[int], skip_special: bool = True) -> str:
+        """ids -> text"""
+
+
+class Samples(L.Callback):
+    """At each validation: the input, what should be said, and the most likely token at each of those positions.
+
+    Args:
+        path: samples.jsonl
+        names: of the validation sets
+        count: windows of each set
+    """
+
+    def __init__(self, path: Path, tokenizer: Decodes, names: list[str], count: int) -> None:
+        self.path = path
+        self.tokenizer = tokenizer
+        self.names = names
+        self.count = count
+
+    def on_validation_batch_start(
+        self,
+        trainer: L.Trainer,
+        training: TrainingModule,
+        batch: dict[str, Tensor],
+        index: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Rank 0 looks at its first batch."""
+        if index or not self.count or not trainer.is_global_zero:
+            return
+        few = {name: rows[: self.count] for name, rows in batch.items()}
+        with torch.no_grad(), trainer.precision_plugin.forward_context():
+            said = training.model.logits(few).argmax(-1)
+        lines = [
+            {"step": training.steps, "set": self.names[dataloader_idx], **sample}
+            for sample in readable(few, said, self.tokenizer)
+        ]
+        with self.path.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+
+
+def readable(batch: dict[str, Tensor], said: Tensor, tokenizer: Decodes) -> list[dict[str, Any]]:
+    """said: (B, T) the model's tokens. -> for each row its input, its scored targets and what was said there"""
+    samples = []
+    mask = batch.get("attention_mask")
+    for row in range(len(said)):
+        inputs = batch["input_ids"][row] if mask is None or mask.ndim > 2 else batch["input_ids"][row][mask[row].bool()]
+        scored = batch["targets"][row] != -100
+        texts = {"input": inputs, "target": batch["targets"][row][scored], "prediction": said[row][scored]}
+        samples.append({name: tokenizer.decode(ids.tolist(), skip_special=False) for name, ids in texts.items()})
+    return samples
