@@ -53,7 +53,7 @@ def tree(tmp_path: Path) -> Path:
 
 def test_flat_code_runs_without_the_repository(tree: Path, tmp_path: Path) -> None:
     source = FILES["models/mine.py"].replace("import torch\n", "")  # slow to import, and not what is tested
-    code = flatten(tree / "models/mine.py", tree, source=source)
+    code = flatten("models.mine", [tree], source=source)
     folder = tmp_path / "flat"
     folder.mkdir()
     for name, text in code.files.items():
@@ -68,7 +68,7 @@ def test_flat_code_runs_without_the_repository(tree: Path, tmp_path: Path) -> No
 
 
 def test_packages_are_listed_and_comments_stay(tree: Path) -> None:
-    code = flatten(tree / "models/mine.py", tree)
+    code = flatten("models.mine", [tree])
     assert code.packages == {"torch"}
     assert "# a relative one" in code.files["layers_norm.py"]
 
@@ -76,7 +76,7 @@ def test_packages_are_listed_and_comments_stay(tree: Path) -> None:
 def test_every_file_is_named_as_the_loader_of_transformers_looks_for_it(tree: Path, tmp_path: Path) -> None:
     from transformers.dynamic_module_utils import get_relative_import_files
 
-    code = flatten(tree / "models/mine.py", tree)
+    code = flatten("models.mine", [tree])
     for name, text in code.files.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
     seen = {Path(path).name for path in get_relative_import_files(tmp_path / "mine.py")}
@@ -97,5 +97,5 @@ def test_every_file_is_named_as_the_loader_of_transformers_looks_for_it(tree: Pa
 def test_what_cannot_be_written_flat_is_named_with_its_line(tree: Path, line: str, message: str) -> None:
     (tree / "models/bad.py").write_text(f'"""Bad."""\n{line}\n')
     with pytest.raises(UserError, match=r"bad\.py:2: ") as error:
-        flatten(tree / "models/bad.py", tree)
+        flatten("models.bad", [tree])
     assert message in str(error.value)

@@ -40,45 +40,47 @@ class Module:
         return self.name if self.is_package else self.name.rpartition(".")[0]
 
 
-def flatten(entry: Path, root: Path, *, source: str | None = None, entry_name: str | None = None) -> FlatCode:
-    """Collects `entry` and every file under `root` that it imports, directly or not.
+def flatten(name: str, roots: list[Path], *, source: str | None = None) -> FlatCode:
+    """Collects a module and every file of ours that it imports, directly or not.
 
-    entry: the file that is loaded first. root: the folder that its imports start from (the repository).
-    source: read in place of the entry's text. entry_name: its name in the folder, without .py; by default its own.
+    name: of the module that is loaded first, such as `models.mine`; in the folder it keeps the last part. roots: the
+    folders that imports start from (the repository); source: what to read in place of the module's file.
     Raises UserError, with file and line, for an import that cannot be written flat.
     """
-    root, entry = root.resolve(), entry.resolve()
-    first = Module(".".join(entry.relative_to(root).with_suffix("").parts), entry, is_package=False)
-    flat_names = {first.name: entry_name or entry.stem}
+    roots = [root.resolve() for root in roots]
+    first = find_module(name, roots) or Module(name, roots[0].joinpath(*name.split(".")).with_suffix(".py"), False)
+    flat_names = {first.name: name.rpartition(".")[2]}
     code = FlatCode()
     waiting = [first]
     while waiting:
         module = waiting.pop()
         text = source if module is first and source is not None else module.path.read_text(encoding="utf-8")
-        rewriter = _Rewriter(module, root, first.package, flat_names, code.packages)
+        rewriter = _Rewriter(module, roots, first.package, flat_names, code.packages)
         code.files[flat_names[module.name] + ".py"] = rewriter.rewrite(text)
         waiting += rewriter.found
     _name_the_unseen(code, flat_names[first.name] + ".py")
     return code
 
 
-def find_module(name: str, root: Path) -> Module | None:
-    """The file under `root` that `import name` would read; None where the name is not one of ours."""
+def find_module(name: str, roots: list[Path]) -> Module | None:
+    """The file under one of the roots that `import name` would read; None where the name is not one of ours."""
     if not name or not all(part.isidentifier() for part in name.split(".")):
         return None
-    place = root.joinpath(*name.split("."))
-    if (place / "__init__.py").is_file():
-        return Module(name, place / "__init__.py", is_package=True)
-    if place.with_suffix(".py").is_file():
-        return Module(name, place.with_suffix(".py"), is_package=False)
+    for place in (root.joinpath(*name.split(".")) for root in roots):
+        if (place / "__init__.py").is_file():
+            return Module(name, place / "__init__.py", is_package=True)
+        if place.with_suffix(".py").is_file():
+            return Module(name, place.with_suffix(".py"), is_package=False)
     return None
 
 
 class _Rewriter:
     """Rewrites the imports of one file. `found` collects the files of ours that it names for the first time."""
 
-    def __init__(self, module: Module, root: Path, home: str, flat_names: dict[str, str], packages: set[str]) -> None:
-        self.module, self.root, self.home = module, root, home
+    def __init__(
+        self, module: Module, roots: list[Path], home: str, flat_names: dict[str, str], packages: set[str]
+    ) -> None:
+        self.module, self.roots, self.home = module, roots, home
         self.flat_names, self.packages = flat_names, packages
         self.found: list[Module] = []
 
@@ -103,7 +105,7 @@ class _Rewriter:
         """`import a.b as c` -> what stands in its place; None: stays as it is."""
         parts, changed = [], False
         for alias in node.names:
-            ours = find_module(alias.name, self.root)
+            ours = find_module(alias.name, self.roots)
             if ours is None:
                 self.note_package(alias.name)
                 parts.append("import " + _with_alias(alias.name, alias.asname))
@@ -121,8 +123,8 @@ class _Rewriter:
     def of_import_from(self, node: ast.ImportFrom) -> list[str] | None:
         """`from a.b import c` -> what stands in its place; None: stays as it is."""
         source = self.absolute(node)
-        ours = find_module(source, self.root)
-        below = [find_module(f"{source}.{alias.name}", self.root) for alias in node.names]
+        ours = find_module(source, self.roots)
+        below = [find_module(f"{source}.{alias.name}", self.roots) for alias in node.names]
         if ours is None and not any(below):
             if node.level:
                 raise UserError(f"{self.module.path}:{node.lineno}: no {source.replace('.', '/')}.py to export with it")

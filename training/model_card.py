@@ -1,0 +1,73 @@
+"""What an exported model is -> its README.md: how to load it, what it was trained on and how, and how well it does."""
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import yaml
+
+from configs.schema import Config
+from models.interface import TrainableModel
+from training.export_forms import Form, Vocabulary
+
+# What of the config is the model's history; the rest tells of one machine.
+SECTIONS = ("seed", "dataset", "tokenizer", "data", "model", "objective", "optimizer", "schedule", "trainer")
+
+
+def model_card(
+    config: Config,
+    form: Form,
+    model: TrainableModel,
+    vocabulary: Vocabulary,
+    notes: tuple[str, ...],
+    measures: dict[str, Any],
+) -> str:
+    """The text, in Markdown."""
+    rows = model.facts.vocab_size
+    facts = {
+        "what it is": form.what,
+        "parameters": f"{sum(weight.numel() for weight in model.parameters()):,}",
+        "vocabulary": f"{vocabulary.tokens:,} tokens in {rows:,} rows"
+        + (
+            " (the rows beyond fill it up to a multiple of 64, and are never generated)"
+            if rows > vocabulary.tokens
+            else ""
+        ),
+        "longest row": model.facts.max_positions or "any",
+        "weights": "float32",
+        **measures,
+    }
+    parts = [
+        f"# {config.name or 'A model'}",
+        "Trained with Liftoff.",
+        "\n".join(f"- {name}: {value}" for name, value in facts.items()),
+        "## How to load it",
+        f"```python\n{_loading(form)}\n```",
+    ]
+    if form.packages:
+        parts.append("Its code needs " + ", ".join(_pinned(name) for name in sorted(form.packages)) + ".")
+    if notes:
+        parts += ["## What to know", "\n".join(f"- {note}" for note in notes)]
+    settings = config.model_dump(include=set(SECTIONS), mode="json")
+    text = yaml.safe_dump({name: settings[name] for name in SECTIONS}, sort_keys=False, allow_unicode=True)
+    parts += ["## Config", f"```yaml\n{text.strip()}\n```"]
+    return "\n\n".join(parts) + "\n"
+
+
+def _loading(form: Form) -> str:
+    if form.auto_class is None:
+        return (
+            'from safetensors.torch import load_file\n\nweights = load_file("model.safetensors")  # from this directory'
+        )
+    custom = ", trust_remote_code=True" if form.custom_code else ""
+    return (
+        f"from transformers import {form.auto_class}, AutoTokenizer\n\n"
+        f'model = {form.auto_class}.from_pretrained("."{custom})  # this directory\n'
+        f'tokenizer = AutoTokenizer.from_pretrained(".")'
+    )
+
+
+def _pinned(package: str) -> str:
+    try:
+        return f"{package}=={version(package).partition('+')[0]}"
+    except PackageNotFoundError:
+        return package
