@@ -9,11 +9,24 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def dataset_name(config: Config) -> str:
-    """The dataset's folder name under paths.data: dataset.name (and its subset), else the source's own name."""
+    """The dataset's folder under paths.data: dataset.name (with its subset), else named after where it comes from."""
     dataset = config.dataset
-    name = dataset.name or (config.name if dataset.source == "files" else dataset.source.rpartition(".")[2]) or "files"
-    parts = [name.rstrip("/").rpartition("/")[2] if os.path.isabs(name) else name.replace("/", "--"), dataset.subset]
-    return "--".join(part for part in parts if part)
+    if dataset.name:
+        name = Path(dataset.name).name if os.path.isabs(dataset.name) else dataset.name.replace("/", "--")
+        return f"{name}--{dataset.subset}" if dataset.subset else name
+    if dataset.source == "files":
+        return _name_of_files(dataset.path or dataset.train_path, is_one_split=dataset.path is None)
+    return dataset.source.rpartition(".")[2]
+
+
+def _name_of_files(paths: str | list[str] | None, is_one_split: bool) -> str:
+    """corpus/, corpus.jsonl.gz, corpus/*.txt and (as train_path) corpus/train.jsonl -> corpus."""
+    path = Path(paths[0] if isinstance(paths, list) else paths or "files")
+    name = path.name.partition(".")[0]
+    is_unnamed = is_one_split or not name or any(letter in path.name for letter in "*?[")
+    if is_unnamed and path.parent.name:
+        name = path.parent.name
+    return "".join(letter for letter in name if letter not in "*?[]") or "files"
 
 
 def data_dir(config: Config) -> Path:

@@ -8,7 +8,7 @@ class or function, and are checked against its signature.
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 # Marks a string as a place in the file system: $VARS in it expand, and it is relative to the repository.
 Path = Annotated[str, "path"]
@@ -176,7 +176,7 @@ class Data(Section):
 
 
 class Model(Section):
-    """What is trained. Exactly one of backbone, huggingface and module."""
+    """What is trained, from the start or from pretrained weights."""
 
     one_of = (("backbone", "huggingface", "module"),)
 
@@ -339,3 +339,10 @@ class Config(Section):
     logging: Logging = setting(Logging, "who is told what")
     inference: Inference = setting(Inference, "scoring")
     generation: Generation = setting(Generation, "writing")
+
+    # How the config came to be: where each key was stated, and paths as they were written. Not compared.
+    _origins: dict[tuple[str | int, ...], str] = PrivateAttr(default_factory=dict)
+    _written: dict[tuple[str | int, ...], str] = PrivateAttr(default_factory=dict)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Config) and self.model_dump() == other.model_dump()
