@@ -203,7 +203,7 @@ class LanguageModelData(L.LightningDataModule):
             split = self.config.inference.split
             shards = self.windows(split).shards
             decode = self.tokenizer.decode
-            self._samples = Samples(shards, decode, lambda: prompts_and_references(self.config, split, self.tokenizer))
+            self._samples = Samples(shards, decode, lambda: prompts_and_references(self.config, split))
         return self._samples
 
     def prompt(self, index: int) -> str:

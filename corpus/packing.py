@@ -135,7 +135,8 @@ class WindowIndex:
         if packing.packing == "none" and self.counts.too_long:
             raise UserError(
                 f"data.packing=none: {self.counts.too_long} of {shards.n_documents} documents in {shards.directory} "
-                f"do not fit into data.max_seq_len={packing.max_seq_len} (the longest has {self.counts.longest} tokens); "
+                f"do not fit into data.max_seq_len={packing.max_seq_len} (the longest has "
+                f"{self.counts.longest} tokens); "
                 f"raise data.max_seq_len, or use packing truncate" + ("" if packing.pairs else " or partial")
             )
 

@@ -22,8 +22,8 @@ class Samples:
         """raw: -> prompt and reference of each document, in the same order, skipped ones left out."""
         if shards.kind == "text":
             raise UserError(
-                "inference.generate=true needs documents with an answer: dataset.kind prompt_response, messages or pairs; "
-                "to write on from plain text use generation.py"
+                "inference.generate=true needs documents with an answer: dataset.kind prompt_response, messages or "
+                "pairs; to write on from plain text use generation.py"
             )
         self.shards, self.decode, self.raw = shards, decode, raw
         self._texts: list[tuple[str, str]] | None = None

@@ -2,7 +2,7 @@
 
 A split is a folder of safetensors files, `part-PPPPP-shard-SSSSS.safetensors`, finished by a `manifest.json`. A shard
 holds `tokens` and `offsets` (documents + 1); where only part of a document is scored also `scored` (spans x 2, places
-within the document) and `scored_offsets`; for pairs `target_tokens` and `target_offsets`. A document never crosses shards.
+within the document) and `scored_offsets`; for pairs `target_tokens` and `target_offsets`. No document crosses shards.
 """
 
 import hashlib

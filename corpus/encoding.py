@@ -1,0 +1,186 @@
+"""Documents -> their tokens, and which of them are scored: the part of tokenising that worker processes do.
+
+A document's tokens depend on the document and the settings alone, so it makes no difference which process encodes it,
+and with which others.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from corpus.shards import Tokens, dtype_for
+from tokenizer.tokenizer import Tokenizer
+from utils.messages import UserError
+
+NO_SEPARATOR = "no separator"
+NO_CHAT = "refused by the chat template"
+
+
+class Piece(NamedTuple):
+    """A document on its way: which one of its part, what it says, where it stands."""
+
+    ordinal: int
+    fields: dict
+    where: str
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a document becomes tokens; the settings of the same names in `tokenize` and `dataset`."""
+
+    kind: str
+    document_end: str
+    separator: str | None
+    missing_separator: str
+    prepend: str
+    bad_documents: str
+
+
+class Refused(Exception):
+    """A document that cannot be used. The text: why, as it is counted."""
+
+
+def sides(fields: dict, layout: Layout) -> tuple[str, str]:
+    """-> what is not scored (prompt, source) and what is (text, response, target). Raises Refused without separator."""
+    if layout.kind == "text":
+        return "", layout.prepend + fields["text"]
+    if layout.kind == "pairs":
+        return layout.prepend + fields["source"], fields["target"]
+    if layout.separator is None:
+        return layout.prepend + fields["prompt"], fields["response"]
+    prompt, found, response = fields["text"].partition(layout.separator)
+    if not found:
+        raise Refused(NO_SEPARATOR)
+    return layout.prepend + prompt + found, response
+
+
+class Encoder:
+    """Encodes batches of documents. Pickles, so that it can be sent to worker processes."""
+
+    def __init__(self, tokenizer: Tokenizer, layout: Layout) -> None:
+        """Raises UserError where the tokenizer has no EOS to end documents with, or settings contradict the kind."""
+        self.tokenizer, self.layout = tokenizer, layout
+        if layout.separator is not None and layout.kind != "prompt_response":
+            raise UserError(f"tokenize.separator needs dataset.kind=prompt_response, not {layout.kind}")
+        if layout.separator == "":
+            raise UserError("tokenize.separator is empty; leave it out, or name what a prompt ends with")
+        if layout.prepend and layout.kind == "messages":
+            raise UserError(
+                "tokenize.prepend cannot be put before a chat; add a message with the role system to the data"
+            )
+        self.dtype = dtype_for(tokenizer.vocab_size)
+        self.end = np.empty(0, np.uint32)
+        if layout.document_end == "eos":
+            if tokenizer.eos_id is None:
+                raise UserError(
+                    "tokenize.document_end=eos, but the tokenizer has no EOS token; use another tokenizer, or "
+                    "tokenize.document_end=none"
+                )
+            self.end = np.array([tokenizer.eos_id], np.uint32)
+
+    def __call__(self, pieces: Sequence[Piece]) -> Tokens:
+        """Raises UserError at a document that cannot be used, unless such documents are to be skipped."""
+        encode = {"text": self._text, "pairs": self._pairs, "messages": self._messages}.get(
+            self.layout.kind, self._prompt_response
+        )
+        kept, skipped, prepared = [], [], []
+        for piece in pieces:
+            try:
+                prepared.append(self._prepared(piece))
+                kept.append(piece.ordinal)
+            except Refused as refusal:
+                skipped.append((piece.ordinal, self._skip(str(refusal), piece.where), piece.where))
+        text = np.array([_measured(scored) for _, scored in prepared], np.int64).reshape(-1, 3)
+        tokens = encode(prepared)._replace(ordinals=np.array(kept, np.int64), text=text, skipped=tuple(skipped))
+        for ids in (tokens.tokens, tokens.target_tokens):
+            if ids is not None and ids.size and ids.max() >= self.tokenizer.vocab_size:
+                raise UserError(
+                    f"the tokenizer gives the id {ids.max()}, beyond its vocabulary of {self.tokenizer.vocab_size}"
+                )
+        return tokens.as_type(self.dtype)
+
+    def _prepared(self, piece: Piece) -> tuple:
+        """-> (what is not scored, what is scored) as text; of a chat (ids and spans, what is scored)"""
+        if self.layout.kind != "messages":
+            return sides(piece.fields, self.layout)
+        messages = piece.fields["messages"]
+        try:
+            ids, spans = self.tokenizer.encode_chat(messages)
+        except UserError as error:
+            if self.tokenizer.chat_template is None or self.layout.bad_documents == "stop":
+                raise UserError(f"{piece.where}: {error}") from None
+            raise Refused(NO_CHAT) from None
+        said = "\n".join(message["content"] for message in messages if message["role"] == "assistant")
+        return (ids, spans), said
+
+    def _skip(self, reason: str, where: str) -> str:
+        if reason == NO_SEPARATOR and self.layout.missing_separator == "stop":
+            raise UserError(
+                f"{where}: no separator {self.layout.separator!r} in the text; "
+                "tokenize.missing_separator=skip leaves such documents out"
+            )
+        if reason != NO_SEPARATOR and self.layout.bad_documents == "stop":
+            raise UserError(f"{where}: {reason}; tokenize.bad_documents=skip leaves such documents out")
+        return reason
+
+    def _text(self, texts: list[tuple[str, str]]) -> Tokens:
+        return self._whole([text for _, text in texts])
+
+    def _pairs(self, pairs: list[tuple[str, str]]) -> Tokens:
+        targets = self._whole([target for _, target in pairs])
+        sources = self._whole([source for source, _ in pairs])
+        return sources._replace(target_tokens=targets.tokens, target_lengths=targets.lengths)
+
+    def _whole(self, texts: list[str]) -> Tokens:
+        return _joined([part for ids in self.tokenizer.encode_batch(texts) for part in (ids, self.end)], 2)
+
+    def _prompt_response(self, texts: list[tuple[str, str]]) -> Tokens:
+        """Encoded as one text and divided after: a token across the border belongs to the response."""
+        parts, spans = [], []
+        for prompt, response in texts:
+            ids, offsets = self.tokenizer.encode_with_offsets(prompt + response)
+            ends = np.array([end for _, end in offsets], np.int64)
+            border = int(np.argmax(ends > len(prompt))) if len(ends) and (ends > len(prompt)).any() else len(ids)
+            parts += [np.array(ids, np.uint32), self.end]
+            length = len(ids) + len(self.end)
+            spans.append([(border, length)] if length > border else [])
+        return _with_spans(_joined(parts, 2), spans)
+
+    def _messages(self, chats: list[tuple[tuple, str]]) -> Tokens:
+        parts, spans = [], []
+        for (ids, scored), _ in chats:
+            # A template that ends the last turn with EOS has ended the document.
+            end = self.end if not len(ids) or list(ids[-1:]) != self.end.tolist() else self.end[:0]
+            parts += [np.array(ids, np.uint32), end]
+            spans.append(_merged([*scored, *([(len(ids), len(ids) + 1)] if len(end) else [])]))
+        return _with_spans(_joined(parts, 2), spans)
+
+
+def _joined(parts: list[np.ndarray], each: int) -> Tokens:
+    """Arrays of ids, `each` of them a document -> one run of tokens."""
+    lengths = np.array([len(part) for part in parts], np.int64).reshape(-1, each).sum(1)
+    tokens = np.concatenate(parts) if parts else np.empty(0, np.uint32)
+    return Tokens(tokens, lengths, np.empty(0, np.int64), np.empty((0, 3), np.int64))
+
+
+def _with_spans(tokens: Tokens, spans: list[list[tuple[int, int]]]) -> Tokens:
+    rows = np.array([span for of_one in spans for span in of_one], np.int32).reshape(-1, 2)
+    return tokens._replace(scored=rows, scored_lengths=np.array([len(of_one) for of_one in spans], np.int64))
+
+
+def _merged(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """In order, without empty ones, those that touch made one."""
+    merged: list[tuple[int, int]] = []
+    for start, end in sorted(spans):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        elif end > start:
+            merged.append((start, end))
+    return merged
+
+
+def _measured(text: str) -> tuple[int, int, int]:
+    """UTF-8 bytes, words and lines. A last line without its end is a line too, so an empty text is one empty line."""
+    return len(text.encode()), len(text.split()), text.count("\n") + (not text.endswith("\n"))

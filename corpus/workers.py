@@ -1,0 +1,84 @@
+"""Work in pieces -> results in the same order, from several processes, with few pieces on the way at any time."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+from types import TracebackType
+from typing import Any
+
+from utils.messages import UserError
+
+AT_HAND = 6  # pieces done here before processes are started: most small corpora need none
+
+_work: Callable[[Any], Any]
+
+
+class Workers:
+    """Calls `work` on pieces in `number` processes; in this one for 0 and 1. Use it in a `with` block."""
+
+    def __init__(self, work: Callable[[Any], Any], number: int) -> None:
+        """work: must pickle; it is sent to each process once."""
+        self.work, self.number = work, number
+        self.executor: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.executor:
+            self.executor.shutdown(wait=True, cancel_futures=True)
+
+    def map(self, pieces: Iterable[Any]) -> Iterator[Any]:
+        """Results in the order of the pieces. An error is raised where its piece's result would have come."""
+        pieces = iter(pieces)
+        if self.number < 2:
+            yield from map(self.work, pieces)
+            return
+        if self.executor is None:
+            yield from map(self.work, islice(pieces, AT_HAND))
+        waiting: deque = deque()
+        try:
+            for piece in pieces:
+                waiting.append(self._started().submit(_do, piece))
+                if len(waiting) > 2 * self.number:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        except BrokenProcessPool:
+            raise UserError(
+                "a worker process was killed, perhaps for lack of memory; set tokenize.num_workers lower and run the "
+                "same command again: it goes on where it stopped"
+            ) from None
+
+    def _started(self) -> ProcessPoolExecutor:
+        if self.executor is None:
+            # Spawned, not forked: the threads of the tokenizer's library do not survive a fork.
+            context = multiprocessing.get_context("spawn")
+            self.executor = ProcessPoolExecutor(self.number, context, _start, (self.work,))
+        return self.executor
+
+
+def _start(work: Callable[[Any], Any]) -> None:
+    global _work
+    _work = work
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one ends the others
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one thread for each process
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A process whose parent was killed would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _do(piece: Any) -> Any:
+    return _work(piece)
