@@ -106,7 +106,11 @@ def write_huggingface(hf: nn.Module, facts: ModelFacts, folder: Path, vocabulary
         for key, value in vocabulary.of_generation(rows, cache=True).items():
             if value is not None:
                 setattr(hf.generation_config, key, value)
-    hf.save_pretrained(folder)
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        hf.save_pretrained(folder)
+    finally:
+        transformers.utils.logging.enable_progress_bar()
     kind, module = type(hf), type(hf).__module__
     if module.split(".")[0] == "transformers":
         auto_class = auto_class_of(facts)

@@ -1,0 +1,250 @@
+"""Exported models against themselves in a fresh process, against transformers' classes, and read back."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from configs.schema import Config
+from models.build import dress_backbone
+from models.language_model import LanguageModel
+from models.llama_format import arguments_from_config, arguments_of, config_of, to_llama
+from models.pretrained import load_backbone
+from models.transformer import Transformer
+from tokenizer.tokenizer import Tokenizer
+from training.export import export
+
+TOKENS = 500
+SMALL = {"width": 32, "depth": 2, "heads": 4, "max_seq_len": 64}
+TRANSFORMER = "models.transformer.Transformer"
+# A backbone that is no Llama, in several files: with angles and masks that are in no file of weights.
+BACKBONE = '''"""Tokens -> hidden states."""
+
+import torch
+from torch import nn
+
+from architectures.parts.mixing import Mixing
+
+
+class Mixer(nn.Module):
+    def __init__(self, vocab_size: int, width: int = 16, max_seq_len: int = 64) -> None:
+        super().__init__()
+        self.width, self.max_seq_len = width, max_seq_len
+        self.embedding = nn.Embedding(vocab_size, width)
+        self.mixing = Mixing(max_seq_len)
+        self.ramp = torch.linspace(1, 2, max_seq_len)[:, None]
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        x = self.embedding(tokens)
+        return x + torch.tanh(self.mixing(x)) * self.ramp[: tokens.shape[1]]
+'''
+PART = '''"""Hidden states -> the same, mixed."""
+
+import torch
+from torch import nn
+
+
+class Mixing(nn.Module):
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(length, length) / 4)
+        self.register_buffer("mask", torch.ones(length, length).tril(), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (self.weight * self.mask)[: x.shape[1], : x.shape[1]] @ x
+'''
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    from tokenizers import Tokenizer as Fast
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    folder = tmp_path_factory.mktemp("tokenizer")
+    fast = Fast(models.BPE())
+    fast.pre_tokenizer, fast.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=TOKENS, special_tokens=["<bos>", "<eos>", "<pad>"], initial_alphabet=alphabet, show_progress=False
+    )
+    fast.train_from_iterator([Path(os.__file__).read_text()], trainer)
+    fast.save(str(folder / "tokenizer.json"))
+    special = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **special}))
+    return Tokenizer.load(folder)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def scrambled(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+    """Weights large enough that everything in the model matters, norms included."""
+    torch.manual_seed(seed)
+    for weight in model.parameters():
+        torch.nn.init.uniform_(weight, 0.5, 1.5) if weight.dim() == 1 else torch.nn.init.normal_(weight, std=0.3)
+    return model
+
+
+def some_ids(rows: int = 2, length: int = 20) -> torch.Tensor:
+    return torch.randint(3, TOKENS, (rows, length), generator=torch.Generator().manual_seed(1))
+
+
+def in_a_fresh_process(script: str, tmp_path: Path) -> str:
+    """What a script prints that has transformers and nothing of ours."""
+    environment = os.environ | {"PYTHONPATH": "", "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "cache")}
+    script = "import sys, torch, transformers\ntransformers.utils.logging.set_verbosity_error()\n" + script
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("special", [{}, {"kv_heads": 2}, {"qk_norm": True, "head_width": 12}], ids=str)
+def test_our_transformer_is_a_llama(special: dict, tied: bool) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    model = scrambled(dress_backbone(TRANSFORMER, SMALL | {"rope_theta": 500.0} | special, TOKENS, tied)).eval()
+    values = config_of(model.backbone, tied=tied)
+    theirs = AutoModelForCausalLM.from_config(AutoConfig.for_model(**values)).eval()
+    weights = to_llama(model.backbone, None if tied else model.head.weight)
+    found = theirs.load_state_dict(weights, strict=False)
+    assert (found.missing_keys, found.unexpected_keys) == (["lm_head.weight"] if tied else [], [])
+    with torch.no_grad():
+        torch.testing.assert_close(
+            model.logits({"input_ids": some_ids()}), theirs(some_ids()).logits, rtol=1e-5, atol=1e-5
+        )
+    assert arguments_from_config(theirs.config.to_dict()) == arguments_of(model.backbone)
+
+
+def test_an_export_is_whole_verified_and_read_back(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    model = scrambled(dress_backbone(TRANSFORMER, SMALL, TOKENS, True))
+    config = Config(name="mine")
+    done = export(model, tokenizer, config, tmp_path / "model", sample=some_ids(), measures={"validation loss": 3.25})
+    assert done.what.startswith("a Llama") and done.difference < 1e-4 and done.notes == ()
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == [
+        *("README.md", "config.json", "generation_config.json", "model.safetensors"),
+        *("tokenizer.json", "tokenizer_config.json"),
+    ]
+    for name, content in tokenizer.files.items():
+        assert (tmp_path / "model" / name).read_bytes() == content
+    card = (tmp_path / "model/README.md").read_text()
+    for fact in ("# mine", "validation loss: 3.25", "500 tokens in 512 rows", "AutoModelForCausalLM.from_pretrained"):
+        assert fact in card
+    written = json.loads((tmp_path / "model/config.json").read_text())
+    assert (written["tokenizer_vocab_size"], written["vocab_size"], written["use_cache"]) == (TOKENS, 512, True)
+    assert (written["eos_token_id"], written["dtype"]) == (tokenizer.eos_id, "float32")
+    generation = json.loads((tmp_path / "model/generation_config.json").read_text())
+    assert generation["suppress_tokens"] == list(range(TOKENS, 512)) and generation["eos_token_id"] == tokenizer.eos_id
+
+    again = scrambled(dress_backbone(TRANSFORMER, SMALL, TOKENS, True), seed=5)
+    assert load_backbone(again, tmp_path / "model") == []
+    same_weights(again, model)
+    export(model, tokenizer, config, tmp_path / "model")
+    aside = [path.name for path in tmp_path.iterdir() if path.name.startswith("model.")]
+    assert len(aside) == 1, "the old export is moved aside, not deleted"
+
+
+def same_weights(one: torch.nn.Module, other: torch.nn.Module) -> None:
+    for (name, weight), wanted in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
+        assert torch.equal(weight, wanted), name
+
+
+def test_a_model_that_computes_something_else_does_not_count_as_exported(
+    tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Transformer.forward
+    monkeypatch.setattr(Transformer, "forward", lambda self, *args, **named: plain(self, *args, **named) * 1.001)
+    model = scrambled(dress_backbone(TRANSFORMER, SMALL, TOKENS, True))
+    done = export(model, tokenizer, Config(), tmp_path / "model")
+    assert done.what == "weights and config of Transformer, without its code"
+    assert len(done.notes) == 2 and all("logits come out different, by 1.0e-03" in note for note in done.notes)
+    again = dress_backbone(TRANSFORMER, SMALL, TOKENS, True)
+    load_backbone(again, tmp_path / "model")
+    same_weights(again, model)
+
+
+@pytest.fixture
+def mixer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LanguageModel:
+    """A backbone in files of its own, in a folder that stands for the repository."""
+    folder = tmp_path / "repository" / "architectures"
+    (folder / "parts").mkdir(parents=True)
+    (folder / "mixer.py").write_text(BACKBONE)
+    (folder / "parts/mixing.py").write_text(PART)
+    monkeypatch.syspath_prepend(str(folder.parent))
+    for name in [name for name in sys.modules if name.split(".")[0] == "architectures"]:
+        monkeypatch.delitem(sys.modules, name)
+    return scrambled(dress_backbone("architectures.mixer.Mixer", {"width": 24}, TOKENS, False))
+
+
+def test_any_backbone_is_exported_with_its_code(mixer: LanguageModel, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    done = export(mixer, tokenizer, Config(), tmp_path / "model")
+    assert done.what == "Mixer, with its own code" and done.difference < 1e-4 and done.notes == ()
+    assert "architectures_parts_mixing.py" in {path.name for path in (tmp_path / "model").iterdir()}
+    (tmp_path / "repository").rename(tmp_path / "elsewhere")
+    ids = some_ids(1, 12)
+    with torch.no_grad():
+        loss = mixer.loss({"input_ids": ids[:, :-1], "targets": ids[:, 1:]})
+    said = in_a_fresh_process(
+        f"""
+model = transformers.AutoModelForCausalLM.from_pretrained("model", trust_remote_code=True)
+ids = torch.tensor({ids.tolist()})
+print(float(model(ids, labels=ids).loss))
+settings = dict(max_new_tokens=6, do_sample=False, eos_token_id=None)
+alone = [model.generate(ids[:, start:], **settings)[0, 12 - start:].tolist() for start in (0, 5)]
+padded = torch.cat((ids, ids.clone()))
+padded[1, :5] = 2
+mask = torch.ones_like(padded)
+mask[1, :5] = 0
+print(model.generate(padded, attention_mask=mask, **settings)[:, 12:].tolist() == alone)
+print(any(name.split(".")[0] in ("models", "utils", "training") for name in sys.modules))
+""",
+        tmp_path,
+    ).split()
+    assert float(said[0]) == pytest.approx(float(loss.nats / loss.tokens), rel=1e-5)
+    assert said[1:] == ["True", "False"], "a padded batch gives what each prompt gives alone, without Liftoff"
+    again = dress_backbone("architectures.mixer.Mixer", {"width": 24}, TOKENS, False)
+    load_backbone(again, tmp_path / "model")
+    same_weights(again, mixer)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"width": 48}, "width is 32 there, 48 here"),
+        ({"rope_theta": 500.0}, "rope_theta is 10000.0 there, 500.0 here"),
+        ({"qk_norm": True}, "qk_norm is False there, True here"),
+    ],
+)
+def test_weights_of_another_model_are_refused(tmp_path: Path, arguments: dict, message: str) -> None:
+    from training.export_forms import Vocabulary, write_llama
+
+    model = dress_backbone(TRANSFORMER, SMALL, TOKENS, True)
+    write_llama(model, tmp_path, Vocabulary(TOKENS, 0, 1, 2))
+    with pytest.raises(ValueError, match=message):
+        load_backbone(dress_backbone(TRANSFORMER, SMALL | arguments, TOKENS, True), tmp_path)
+
+
+def test_a_head_and_rows_are_fitted_or_refused(tmp_path: Path) -> None:
+    from training.export_forms import Vocabulary, write_llama
+
+    tied = scrambled(dress_backbone(TRANSFORMER, SMALL, TOKENS, True))
+    write_llama(tied, tmp_path, Vocabulary(TOKENS, 0, 1, 2))
+    larger = scrambled(dress_backbone(TRANSFORMER, SMALL, 600, False), seed=3)
+    before = larger.backbone.embedding.weight.clone()
+    notes = load_backbone(larger, tmp_path)
+    assert len(notes) == 2 and "512 rows there and 640 here" in notes[0]
+    assert torch.equal(larger.backbone.embedding.weight[:512], tied.backbone.embedding.weight)
+    assert torch.equal(larger.backbone.embedding.weight[512:], before[512:])
+    write_llama(larger, tmp_path, Vocabulary(600, 0, 1, 2))
+    with pytest.raises(ValueError, match="set model.tie_embeddings: false"):
+        load_backbone(dress_backbone(TRANSFORMER, SMALL, 600, True), tmp_path)
+    with pytest.raises(ValueError, match="no config.json"):
+        load_backbone(tied, tmp_path / "nowhere")
