@@ -9,6 +9,7 @@ import argparse
 import errno
 import os
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -99,6 +100,11 @@ def parse(argv: Sequence[str], description: str, flags: Mapping[str, str]) -> ar
     if "debug" in flags and os.environ.get("DEBUG", "").lower() not in ("", "0", "false"):
         arguments.debug = True
     return arguments
+
+
+def again(arguments: argparse.Namespace) -> str:
+    """The config and the overrides as they were typed, to stand behind the command of the next stage."""
+    return shlex.join([arguments.config, *arguments.overrides])
 
 
 def printed(config: Config) -> str:

@@ -156,6 +156,8 @@ def raw_settings(config: Config) -> dict[str, Any]:
         "max_documents": dataset.max_documents,
         "max_bytes": dataset.max_bytes,
     }
+    if dataset.source == "sample":
+        settings["fractions"] = dict(dataset.fractions)
     if dataset.source == "hub":
         names = ("name", "subset", "revision", "splits", "fractions")
         settings |= {name: getattr(dataset, name) for name in names}
