@@ -19,9 +19,7 @@ CHUNK_BYTES = 64 * 2**20  # of float32 logits held at once
 def nats_of_logits(logits: Tensor, targets: Tensor) -> Loss:
     """logits: (…, V) in any dtype, targets: (…), -100 where nothing is asked."""
     scored = targets != IGNORED
-    nats = F.cross_entropy(
-        logits.flatten(0, -2).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum"
-    )
+    nats = F.cross_entropy(logits.flatten(0, -2).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum")
     return Loss(nats, scored.sum(), ((logits.detach().argmax(-1) == targets) & scored).sum())
 
 

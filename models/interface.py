@@ -18,6 +18,24 @@ class Loss(NamedTuple):
 
 
 @dataclass(frozen=True)
+class SpecialIds:
+    """Ids of the tokenizer that a model's config should know; None: the tokenizer has no such token."""
+
+    bos: int | None = None
+    eos: int | None = None
+    pad: int | None = None
+    unk: int | None = None
+    mask: int | None = None
+    cls: int | None = None
+    sep: int | None = None
+
+
+def padded_vocab(tokens: int) -> int:
+    """Rows of the embedding for so many tokens: the next multiple of 64, which matrix products are fastest with."""
+    return -(-tokens // 64) * 64
+
+
+@dataclass(frozen=True)
 class ModelFacts:
     """What batches need to know of a model."""
 

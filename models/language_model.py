@@ -1,7 +1,7 @@
 """A backbone (tokens -> hidden states) -> a language model: head, loss, logits, generation, save and load.
 
-Nothing here knows which backbone it is. What its `forward` names (`positions`, `padding`, `cache`) it gets; what it does
-not name it never gets, and a batch that needs it is refused.
+Nothing here knows which backbone it is. What its `forward` names (`positions`, `padding`, `cache`) it gets; what it
+does not name it never gets, and a batch that needs it is refused.
 
 B batch   T positions   D width   V vocabulary
 """
@@ -12,7 +12,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -120,7 +119,9 @@ class LanguageModel(nn.Module):
     def save(self, directory: str | Path) -> None:
         """Writes model.safetensors and config.json. Raises ValueError where `arguments` were not given."""
         if self.arguments is None:
-            raise ValueError("to be saved, a LanguageModel must be told the `arguments` that its backbone was built with")
+            raise ValueError(
+                "cannot save: the LanguageModel was not told the `arguments` that its backbone was built with"
+            )
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         kind = type(self.backbone)
@@ -131,7 +132,8 @@ class LanguageModel(nn.Module):
             "tokens": self.tokens,
             "tie": self.head is None,
         }
-        save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, directory / "model.safetensors")
+        weights = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+        save_file(weights, directory / "model.safetensors")
         (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
@@ -140,7 +142,8 @@ class LanguageModel(nn.Module):
         directory = Path(directory)
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
         module, _, name = config["backbone"].rpartition(".")
-        backbone = getattr(importlib.import_module(module), name)(vocab_size=config["vocab_size"], **config["arguments"])
+        kind = getattr(importlib.import_module(module), name)
+        backbone = kind(vocab_size=config["vocab_size"], **config["arguments"])
         model = cls(backbone, config["vocab_size"], config["tie"], config["tokens"], config["arguments"])
         load_weights(model, load_file(directory / "model.safetensors"), str(directory))
         return model

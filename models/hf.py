@@ -1,0 +1,165 @@
+"""A model of transformers (causal, masked or encoder–decoder) -> the face that training and generation use.
+
+It gets neither `targets` nor `labels`: nats come from its logits, in float32. Where its head is one matrix on top of
+the hidden states they come from those, chunk by chunk, and the logits are never held.
+"""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from models.cross_entropy import IGNORED, nats_of_hidden, nats_of_logits
+from models.interface import Loss, ModelFacts, Stepper
+from models.steppers import EncoderDecoderStepper, PastStepper, RecomputingStepper, positions_of
+
+
+class HuggingFaceModel(nn.Module):
+    """State-dict keys: `inner.` and the names of transformers.
+
+    tokens: of the tokenizer (ids beyond are never generated); own_loss: the model's own mean, times its count.
+    Raises ValueError where the model's own loss cannot be used so.
+    """
+
+    def __init__(self, inner: PreTrainedModel, tokens: int, own_loss: bool = False) -> None:
+        super().__init__()
+        self.inner, self.tokens, self.own_loss = inner, tokens, own_loss
+        self.takes = set(inspect.signature(inner.forward).parameters)
+        self.facts = facts_of(inner, self.takes)
+        self.head_is_apart = not own_loss and head_is_apart(inner)
+        if own_loss:
+            check_own_loss(self)
+
+    def forward(self, inputs: dict[str, Tensor], targets: Tensor) -> Loss:
+        """inputs: what the model's forward takes; targets: (B, T)"""
+        if self.own_loss:
+            return self.loss_of_its_own(inputs, targets)
+        if self.head_is_apart:
+            hidden = self.inner.base_model(**inputs, **self.without_cache()).last_hidden_state
+            head = self.inner.get_output_embeddings()
+            return nats_of_hidden(hidden, head.weight, targets, head.bias)
+        return nats_of_logits(self.inner(**inputs, **self.without_cache()).logits, targets)
+
+    def loss(self, batch: dict[str, Tensor]) -> Loss:
+        """Nats summed over the scored targets."""
+        return self(self.inputs(batch), batch["targets"])
+
+    def logits(self, batch: dict[str, Tensor]) -> Tensor:
+        """-> (B, T, V)"""
+        return self.inner(**self.inputs(batch), **self.without_cache()).logits
+
+    def inputs(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The batch without targets. Raises ValueError for an entry that the model does not take."""
+        inputs = {name: tensor for name, tensor in batch.items() if name != "targets"}
+        foreign = inputs.keys() - self.takes
+        if foreign:
+            raise ValueError(f"{type(self.inner).__name__} takes no {', '.join(sorted(foreign))}, which the batch has")
+        if self.facts.encoder_decoder and "decoder_input_ids" not in inputs:
+            raise ValueError(f"{type(self.inner).__name__} is an encoder–decoder: set objective: {{name: seq2seq}}")
+        mask = inputs.get("attention_mask")
+        if mask is not None and mask.dim() == 2 and self.wants_positions and "position_ids" not in inputs:
+            inputs["position_ids"] = positions_of(mask)  # by default they count the padding on the left as well
+        return inputs
+
+    @property
+    def wants_positions(self) -> bool:
+        """Whether to give positions where there is padding. (Masked models such as RoBERTa count in their own way.)"""
+        return self.facts.causal and not self.facts.encoder_decoder and "position_ids" in self.takes
+
+    def without_cache(self) -> dict[str, bool]:
+        """A cache costs memory in training, and lets packed documents see each other."""
+        return {"use_cache": False} if "use_cache" in self.takes else {}
+
+    def loss_of_its_own(self, inputs: dict[str, Tensor], targets: Tensor) -> Loss:
+        """The model's mean over scored targets times their count. Ours are shifted already, hence `shift_labels`."""
+        scored = targets != IGNORED
+        causal = self.facts.causal and not self.facts.encoder_decoder
+        shifted: dict[str, Any] = {"shift_labels": targets} if causal else {}
+        output = self.inner(**inputs, **self.without_cache(), labels=targets, **shifted)
+        nats = output.loss.float() * scored.sum() if bool(scored.any()) else output.logits.float().sum() * 0
+        return Loss(nats, scored.sum(), ((output.logits.detach().argmax(-1) == targets) & scored).sum())
+
+    def stepper(self, prompt_ids: Tensor, prompt_mask: Tensor, max_new_tokens: int) -> Stepper:
+        """For generation, with the model's cache where it has one, else by reading everything again at each token."""
+        if self.facts.encoder_decoder:
+            return EncoderDecoderStepper(self, prompt_ids, prompt_mask)
+        if "past_key_values" in self.takes and self.facts.causal:
+            return PastStepper(self, prompt_ids, prompt_mask)
+        return RecomputingStepper(self, prompt_ids, prompt_mask, max_new_tokens)
+
+
+def facts_of(inner: PreTrainedModel, takes: set[str]) -> ModelFacts:
+    """What the config says of it."""
+    config = inner.config
+    positions = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    for module in inner.modules():
+        table = getattr(module, "position_embeddings", None)
+        if isinstance(table, nn.Embedding) and table.padding_idx is not None:
+            positions = table.num_embeddings - table.padding_idx - 1  # RoBERTa and its kin count from there
+    if is_causal(inner) and getattr(config, "is_decoder", None) is False and looks_ahead(inner):
+        raise ValueError(f"{type(inner).__name__} sees both sides; set model.arguments.is_decoder: true")
+    return ModelFacts(
+        max_positions=positions,
+        takes_attention_mask="attention_mask" in takes,
+        encoder_decoder=bool(config.is_encoder_decoder),
+        causal=is_causal(inner),
+        decoder_start_id=getattr(config, "decoder_start_token_id", None) if config.is_encoder_decoder else None,
+        vocab_size=inner.get_input_embeddings().weight.shape[0],
+    )
+
+
+def is_causal(inner: PreTrainedModel) -> bool:
+    """By the name of its class, as transformers itself tells them apart."""
+    return "MaskedLM" not in type(inner).__name__
+
+
+@torch.no_grad()
+def looks_ahead(inner: PreTrainedModel) -> bool:
+    """Whether the last token changes what is said at the first."""
+    if inner.config.is_encoder_decoder:
+        return False
+    training = inner.training
+    inner.eval()
+    one, other = (inner(input_ids=torch.tensor([[1, 2, last]]), use_cache=False).logits[0, 0] for last in (3, 4))
+    inner.train(training)
+    return not torch.equal(one, other)
+
+
+def head_is_apart(inner: PreTrainedModel) -> bool:
+    """Whether logits are nothing but one matrix times the hidden states: tried on a few tokens, bit for bit.
+
+    False where the model scales or caps its logits, or transforms hidden states on the way.
+    """
+    head, base = inner.get_output_embeddings(), inner.base_model
+    if not isinstance(head, nn.Linear) or base is inner or inner.config.is_encoder_decoder or not is_causal(inner):
+        return False
+    ids = torch.arange(min(4, head.weight.shape[0]), device=head.weight.device)[None]
+    training = inner.training
+    inner.eval()
+    try:
+        with torch.no_grad():
+            logits = inner(input_ids=ids, use_cache=False).logits
+            return torch.equal(head(base(input_ids=ids, use_cache=False).last_hidden_state), logits)
+    except (TypeError, AttributeError):
+        return False
+    finally:
+        inner.train(training)
+
+
+@torch.no_grad()
+def check_own_loss(model: HuggingFaceModel) -> None:
+    """The loss of a causal model must depend on the last target; one that shifts targets again would leave it out."""
+    if model.facts.encoder_decoder or not model.facts.causal:
+        return
+    ids = torch.arange(4, device=next(model.parameters()).device)[None] % model.facts.vocab_size
+    targets = ids.clone()
+    targets[0, -1] = (targets[0, -1] + 1) % model.facts.vocab_size
+    training = model.training
+    model.eval()
+    one, other = (model.loss_of_its_own({"input_ids": ids}, wanted).nats for wanted in (ids, targets))
+    model.train(training)
+    if bool(one == other):
+        name = type(model.inner).__name__
+        raise ValueError(f"loss: own: {name} shifts targets that are shifted already; use loss: auto")
