@@ -17,9 +17,9 @@ from torch import Tensor
 from configs import places
 from configs.schema import Config
 from models.decoding import generate
-from models.interface import TrainableModel
+from models.interface import Loss, TrainableModel
 from optim.build import Schedule, build_optimizer
-from training.measures import Sums, TrainingSums, input_tokens, scores_of
+from training.measures import Sums, TrainingSums, input_tokens, model_inputs, scores_of
 from training.ranks import added_over_ranks, step_seed
 
 Batch = dict[str, Tensor]
@@ -31,11 +31,15 @@ class LanguageModelTraining(L.LightningModule):
     Args:
         model: from `models.build.build_model`; any nn.Module with the methods of TrainableModel
         schedule: (update, history) -> fraction of `optimizer.lr`; None where nothing is trained
-        decoding: how test prompts are continued; None: they are only scored
+        decoding: arguments of `models.decoding.generate`, for the prompts of a test; None: it is only scored
     """
 
     def __init__(
-        self, model: TrainableModel, config: Config, schedule: Schedule | None = None, decoding: Any = None
+        self,
+        model: TrainableModel,
+        config: Config,
+        schedule: Schedule | None = None,
+        decoding: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -57,7 +61,7 @@ class LanguageModelTraining(L.LightningModule):
         scored = self.scored_targets(microbatches)
         for batch, synchronised in self.last_one_synchronises(microbatches):
             with synchronised:
-                loss = self.model.loss(batch)
+                loss = self.loss_of(batch)
                 self.manual_backward(loss.nats * self.trainer.world_size / scored)  # DDP takes the mean over ranks
             self.sums.add(step, loss, input_tokens(batch))
         norm = self.clip_gradient(self.config.trainer.clip)
@@ -69,20 +73,24 @@ class LanguageModelTraining(L.LightningModule):
 
     def validation_step(self, batch: Batch, _: int, dataloader_idx: int = 0) -> None:
         """Scores a batch of the validation set of this number."""
-        self.evaluated.setdefault(dataloader_idx, Sums()).add(self.model.loss(batch))
+        self.evaluated.setdefault(dataloader_idx, Sums()).add(self.loss_of(batch))
 
     def test_step(self, batch: Batch, _: int, dataloader_idx: int = 0) -> None:
         """Scores a batch of the test set, and continues its prompts where it has some."""
-        self.evaluated.setdefault(dataloader_idx, Sums()).add(self.model.loss(batch))
+        self.evaluated.setdefault(dataloader_idx, Sums()).add(self.loss_of(batch))
         if self.decoding is not None and "prompt_ids" in batch:
-            written = generate(self.model, batch["prompt_ids"], batch["prompt_mask"], self.decoding)
+            written = generate(self.model, batch["prompt_ids"], batch["prompt_mask"], **self.decoding)
             self.generated.extend(zip(batch["index"].tolist(), written, strict=True))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return build_optimizer(self.config.optimizer, self.model)
 
+    def loss_of(self, batch: Batch) -> Loss:
+        """Nats, scored targets and correct ones of one batch."""
+        return self.model.loss(model_inputs(batch))
+
     def scored_targets(self, microbatches: list[Batch]) -> Tensor:
-        """-> () how many targets the whole global batch has, over all ranks (none: training stops, training/step_end.py)"""
+        """-> () how many targets the whole global batch has, over all ranks. Where it has none, training stops."""
         scored = sum((batch["targets"] != -100).sum() for batch in microbatches)
         return added_over_ranks(scored)
 
@@ -130,10 +138,8 @@ class LanguageModelTraining(L.LightningModule):
 
     def gather_scores(self, names: list[str]) -> None:
         """Sums over ranks -> self.scores. Logged too, so that other callbacks can watch '<set>/loss'."""
-        read = [
-            self.evaluated[number].read() if number in self.evaluated else [0.0] * 3 for number in range(len(names))
-        ]
-        totals = added_over_ranks(torch.tensor(read, dtype=torch.float64, device=self.device)).tolist()
+        read = [self.evaluated.get(number, Sums()).read() for number in range(len(names))]
+        totals = added_over_ranks(torch.tensor(read, dtype=torch.float64)).tolist()
         self.scores = {name: scores_of(sums) for name, sums in zip(names, totals, strict=True)}
         for name, scores in self.scores.items():
             self.log(f"{name}/loss", scores["loss"], logger=False, sync_dist=True)

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -49,12 +50,10 @@ def build_optimizer(optimizer: schema.Optimizer, model: nn.Module) -> torch.opti
     arguments = {
         name: tuple(value) if isinstance(value, list) else value for name, value in optimizer.arguments.items()
     }
-    if "fused" in takes and not {"fused", "foreach", "capturable", "differentiable"} & set(arguments):
-        try:
-            return kind(groups, lr=optimizer.lr, fused=True, **arguments)
-        except RuntimeError:  # not for this optimizer, device or dtype
-            pass
     try:
+        if "fused" in takes and not {"fused", "foreach", "capturable", "differentiable"} & set(arguments):
+            with suppress(RuntimeError):  # not for this optimizer, device or dtype
+                return kind(groups, lr=optimizer.lr, fused=True, **arguments)
         return kind(groups, lr=optimizer.lr, **arguments)
     except (TypeError, ValueError) as error:
         raise UserError(f"optimizer: {optimizer.name} refuses its arguments: {error}") from error

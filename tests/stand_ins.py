@@ -1,6 +1,10 @@
 """The smallest model, data and tokenizer that the training room can be tested with."""
 
-from collections.abc import Iterator
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as L
@@ -10,7 +14,17 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset
 
 from configs.schema import Config
+from model import LanguageModelTraining
 from models.interface import Loss, ModelFacts
+from optim.build import build_schedule
+from training.launch import make_trainer
+from training.loggers import make_loggers
+from training.precision import hardware
+from training.recorder import Recorder
+from training.run_state import RunState
+from training.signals import Stopped
+from training.step_end import StepEnd
+from utils.messages import is_first_rank
 
 VOCABULARY, LENGTH = 32, 12
 
@@ -23,6 +37,7 @@ class TinyModel(nn.Module):
         torch.manual_seed(seed)
         self.facts = ModelFacts(vocab_size=VOCABULARY)
         self.embedding = nn.Embedding(VOCABULARY, 16)
+        nn.init.normal_(self.embedding.weight, std=0.3)
         self.mixing = nn.Linear(32, 16)
         self.norm = nn.LayerNorm(16)
         self.dropout = nn.Dropout(dropout)
@@ -92,3 +107,77 @@ class TinyData(L.LightningDataModule):
 class TinyTokenizer:
     def decode(self, ids: list[int], skip_special: bool = True) -> str:
         return " ".join(map(str, ids))
+
+
+def tiny_config(trainer: dict[str, Any] | None = None, **sections: Any) -> Config:
+    """A run of 12 steps of 8 windows, validated every 4, saved every 3; sections override it key by key."""
+    base: dict[str, dict[str, Any]] = {
+        "trainer": {"max_steps": 12, "max_epochs": None, "global_batch_size": 8, "precision": "32-true"},
+        "checkpoints": {"every": 3},
+        "logging": {"every": 2, "tensorboard": False},
+        "optimizer": {"name": "torch.optim.AdamW", "lr": 0.01},
+        "schedule": {"name": "cosine", "warmup_steps": 2, "warmup_ratio": None},
+    }
+    base["trainer"] |= {"validate_every": 4, "accelerator": "cpu"} | (trainer or {})
+    for name, values in sections.items():
+        base[name] = base.get(name, {}) | values
+    return Config.model_validate({"seed": 3, "name": "tiny", **base})
+
+
+class TinyRun:
+    """Everything that train.py puts together, around the tiny model and data. `fit` runs it."""
+
+    def __init__(
+        self,
+        folder: Path,
+        config: Config,
+        model: nn.Module | None = None,
+        data: L.LightningDataModule | None = None,
+        callbacks: Sequence[L.Callback] = (),
+        keep_last: int = 3,
+    ) -> None:
+        self.folder, self.config = folder, config
+        total = config.trainer.max_steps
+        self.data = data or TinyData(config)
+        self.training = LanguageModelTraining(model or TinyModel(0.2), config, build_schedule(config.schedule, total))
+        self.recorder = Recorder(
+            config, folder / "metrics.jsonl", total, is_first_rank(), lambda step: make_loggers(config, folder, step)
+        )
+        state = RunState(folder / "checkpoints", keep_last, self.data, {"data": "tiny"})
+        self.step_end = StepEnd(config, total, self.recorder, state)
+        self.trainer = make_trainer(config, hardware(config.trainer), [*callbacks, self.step_end])
+
+    def fit(self) -> "TinyRun":
+        self.trainer.fit(self.training, self.data)
+        return self
+
+    def lines(self) -> dict[tuple, dict[str, Any]]:
+        """metrics.jsonl, the last of each, without what a clock says."""
+        lines = {}
+        for text in (self.folder / "metrics.jsonl").read_text().splitlines():
+            try:
+                line = json.loads(text)
+            except json.JSONDecodeError:
+                continue
+            key = (line["kind"], line["step"], line.get("set"))
+            lines[key] = {name: value for name, value in line.items() if name not in ("seconds", "tokens_per_second")}
+        return lines
+
+
+def main() -> None:
+    """A run in a process of its own, to be killed: python -m tests.stand_ins FOLDER '{"trainer": {...}, ...}'"""
+    torch.set_num_threads(1)
+    sections = json.loads(sys.argv[2])
+    pause, dropout = sections.pop("pause", 0.0), sections.pop("dropout", 0.2)
+    config = tiny_config(**sections)
+    slow = L.Callback()
+    slow.on_train_batch_start = lambda *_: time.sleep(pause)
+    run = TinyRun(Path(sys.argv[1]), config, model=TinyModel(dropout), callbacks=[slow])
+    try:
+        run.fit()
+    except Stopped as stopped:
+        sys.exit(128 + stopped.signum if is_first_rank() else 0)
+
+
+if __name__ == "__main__":
+    main()

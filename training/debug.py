@@ -122,8 +122,8 @@ def overfit(trainer: L.Trainer, training: TrainingModule, watch: Watch, microbat
     info(f"\nloss before the first step: {first:.4f}; by chance it would be ln(vocabulary) = {chance:.4f}")
     if not last < first * (1 - LEAST_FALL):
         raise UserError(
-            f"--debug: the loss of one batch went from {first:.4f} to {last:.4f} in {STEPS} steps; it should fall by at "
-            f"least {LEAST_FALL:.0%}. Look at the targets above, at the gradient norms (a layer without one?) and at "
-            "optimizer.lr"
+            f"--debug: the loss of one batch went from {first:.4f} to {last:.4f} in {STEPS} steps; it should fall by "
+            f"{LEAST_FALL:.0%} at least. Look at the targets above, at the gradient norms (a layer without one?) and "
+            "at optimizer.lr"
         )
     info(f"it falls to {last:.4f} in {STEPS} steps: model, loss and gradients work together")

@@ -1,6 +1,7 @@
 """Losses on the device -> sums on the host, and lines of metrics.jsonl.
 
-The step only appends what it has computed. Nothing waits for the device until a sum is read, every `logging.every` steps.
+The step only appends what it has computed. Nothing waits for the device until a sum is read: every `logging.every`
+steps, and before validations and checkpoints.
 """
 
 import json
@@ -19,6 +20,8 @@ from training.ranks import added_over_ranks
 
 # What ranks count each for themselves; the rest is the same on all of them.
 BY_RANK = ("nats", "targets", "correct", "tokens")
+# Entries of a batch that the model never sees.
+BESIDE_THE_MODEL = ("places", "prompt_ids", "prompt_mask", "index")
 # Steps kept on the device at most before they are added up.
 LONGEST_WAIT = 1000
 
@@ -69,9 +72,8 @@ class TrainingSums:
         steps, self._steps = self._steps, []
         if not steps:
             return
-        scaled = {
-            step: scale > 1 for (step, *_), scale in zip(steps, columns([entry[1:] for entry in steps])[2], strict=True)
-        }
+        every_scored, norms, scales = columns([entry[1:] for entry in steps])
+        scaled = {step: scale > 1 for (step, *_), scale in zip(steps, scales, strict=True)}
         inputs = columns([(torch.as_tensor(tokens),) for *_, tokens in losses])[0]
         for (step, *_), nats, targets, correct, tokens in zip(
             losses, *columns([loss for _, loss, _ in losses]), inputs, strict=True
@@ -81,7 +83,7 @@ class TrainingSums:
                 nats, targets, correct = 0.0, 0.0, 0.0
             for name, value in (("nats", nats), ("targets", targets), ("correct", correct), ("tokens", tokens)):
                 self.totals[name] += value
-        for (step, *_), scored, norm, _ in zip(steps, *columns([entry[1:] for entry in steps]), strict=True):
+        for (step, *_), scored, norm in zip(steps, every_scored, norms, strict=True):
             self.totals["steps"] += 1
             if not scored and self.scored_nothing is None:
                 self.scored_nothing = step
@@ -92,8 +94,8 @@ class TrainingSums:
                 self.totals["overflows"] += 1
 
     def _not_finite(self, step: int, overflowed: bool) -> None:
-        if not overflowed and self.first_nonfinite is None:
-            self.first_nonfinite = step
+        if not overflowed:
+            self.first_nonfinite = min(step, self.first_nonfinite or step)
 
     def over_ranks(self) -> dict[str, float]:
         """-> the totals of all ranks, for all that each rank counts for itself"""
@@ -118,9 +120,15 @@ def columns(rows: Sequence[Sequence[Tensor]]) -> list[list[float]]:
 
 
 def input_tokens(batch: dict[str, Tensor]) -> Tensor | int:
-    """Unpadded tokens that go into the model."""
+    """Unpadded tokens that go into the model, of a decoder too: what `trainer.max_tokens` counts."""
     mask = batch.get("attention_mask")
-    return batch["input_ids"].numel() if mask is None or mask.ndim > 2 else mask.sum()
+    read = batch["input_ids"].numel() if mask is None or mask.ndim > 2 else mask.sum()
+    return read + (batch["targets"] != -100).sum() if "decoder_input_ids" in batch else read
+
+
+def model_inputs(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The batch without what is not for the model's loss: which samples these are, and prompts to be continued."""
+    return {name: tensor for name, tensor in batch.items() if name not in BESIDE_THE_MODEL}
 
 
 def flops_per_token(model: nn.Module) -> int:

@@ -39,7 +39,7 @@ def _meeting_place() -> torch.device:
 
 
 def by_rank_zero(function: Callable[[], Any]) -> Any:
-    """What `function` returns on rank 0, on every rank. Its UserError is raised on every rank too, so that none waits."""
+    """What `function` returns on rank 0, on every rank. Its UserError too is raised on each, so that none waits."""
     if not several():
         return function()
     answer: list[Any] = [None, None]

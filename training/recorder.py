@@ -91,8 +91,8 @@ class Recorder:
             )
         rate = self.config.optimizer.lr * training.schedule(step, [entry["monitor"] for entry in training.history])
         raise UserError(
-            f"the loss or its gradient is not finite at {where}, learning rate {rate:.3g}; the checkpoints are of before. "
-            "Try a lower optimizer.lr, a longer warm-up, or trainer.clip"
+            f"the loss or its gradient is not finite at {where}, learning rate {rate:.3g}; the checkpoints are of "
+            "before. Try a lower optimizer.lr, a longer warm-up, or trainer.clip"
         )
 
     def write_training(self, training: TrainingModule) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from training.interface import TrainingModule
+from training.measures import model_inputs
 
 
 class Decodes(Protocol):
@@ -44,7 +45,7 @@ class Samples(L.Callback):
         """Rank 0 looks at its first batch."""
         if index or not self.count or not trainer.is_global_zero:
             return
-        few = {name: rows[: self.count] for name, rows in batch.items()}
+        few = {name: rows[: self.count] for name, rows in model_inputs(batch).items()}
         with torch.no_grad(), trainer.precision_plugin.forward_context():
             said = training.model.logits(few).argmax(-1)
         lines = [

@@ -60,43 +60,47 @@ class StepEnd(L.Callback):
         self.recorder.open(training, self.state.restore(trainer, training))
 
     def on_train_start(self, trainer: L.Trainer, training: TrainingModule) -> None:
-        """Validates at step 0, or what was due when the run was killed."""
+        """Validates at step 0, or what was due when the run was killed; ends a run that was killed at its very end."""
         self.signals.listen()
         self.clock.window()
         self.last_checkpoint = time.monotonic()
-        step = training.steps
-        if step == 0:
-            if self.config.trainer.validate_at_start and self.validate(trainer, training):
+        step, every = training.steps, self.config.trainer.validate_every
+        if step == 0 and self.config.trainer.validate_at_start:
+            if self.validate(trainer, training):
                 self.recorder.write_validation(training)
-            self.stop_if_asked(trainer, training)
-        elif validation_is_due(step, self.total, self.config.trainer.validate_every):
-            if not validated_at(training.history, step):
-                self.validate_and_keep_best(trainer, training)
-            self.end_or_go_on(trainer, training, last=step >= self.total)
+        elif step and validation_is_due(step, self.total, every) and not validated_at(training.history, step):
+            self.validate_and_keep_best(trainer, training)
+        asked, out_of_time, *_ = self.agreed(trainer)
+        self.end_or_go_on(trainer, training, int(asked), last=step >= self.total or bool(out_of_time))
 
     def on_train_batch_end(self, trainer: L.Trainer, training: TrainingModule, *_: Any) -> None:
         """The order above."""
         step = training.steps
         self.recorder.advance(step)
-        asked, out_of_time, told_to_end, minutes = self.agreed(trainer, training)
+        asked, out_of_time, told_to_end, minutes = self.agreed(trainer)
         last = step >= self.total or bool(out_of_time) or bool(told_to_end)
         if step % self.config.logging.every == 0 or last:
             self.recorder.write_training(training)
         if not asked and (last or validation_is_due(step, self.total, self.config.trainer.validate_every)):
             self.validate_and_keep_best(trainer, training)
+            asked, _, told_to_end, _ = self.agreed(trainer)
+            last = last or bool(told_to_end)
         every = self.config.checkpoints.every
-        if not last and ((every is not None and step % every == 0) or minutes):
+        if not (last or asked) and ((every is not None and step % every == 0) or minutes):
             self.write_checkpoint(trainer, training)
-        self.end_or_go_on(trainer, training, last)
+        self.end_or_go_on(trainer, training, int(asked), last)
 
-    def end_or_go_on(self, trainer: L.Trainer, training: TrainingModule, last: bool) -> None:
-        """Stops by a signal, else at the run's end, else returns."""
-        self.stop_if_asked(trainer, training)
+    def end_or_go_on(self, trainer: L.Trainer, training: TrainingModule, asked: int, last: bool) -> None:
+        """Saves and leaves where a signal asks for it, else at the run's end, else returns."""
+        if asked:
+            self.write_checkpoint(trainer, training)
+            trainer.strategy.barrier()
+            raise Stopped(asked, training.steps)
         patience = self.config.trainer.early_stopping
         if patience_is_over(training.history, patience.patience, patience.min_delta):
             info(f"early stopping: no improvement in {patience.patience} validations")
             last = True
-        if last or trainer.should_stop:
+        if last:
             self.recorder.write_training(training)
             self.write_checkpoint(trainer, training)
             self.finished = True
@@ -104,15 +108,7 @@ class StepEnd(L.Callback):
             trainer.should_stop = False
             trainer.fit_loop.epoch_loop.max_steps = trainer.global_step
 
-    def stop_if_asked(self, trainer: L.Trainer, training: TrainingModule) -> None:
-        """Saves and leaves, if any rank has had a signal."""
-        signum = int(largest_over_ranks([self.signals.received])[0])
-        if signum:
-            self.write_checkpoint(trainer, training)
-            trainer.strategy.barrier()
-            raise Stopped(signum, training.steps)
-
-    def agreed(self, trainer: L.Trainer, training: TrainingModule) -> list[float]:
+    def agreed(self, trainer: L.Trainer) -> list[float]:
         """-> the same on every rank: the signal (0: none), whether time is up, whether a callback wants to end, and
         whether a checkpoint is due by the clock."""
         minutes = self.config.checkpoints.every_minutes
@@ -121,14 +117,12 @@ class StepEnd(L.Callback):
         return largest_over_ranks([float(number) for number in here])
 
     def validate(self, trainer: L.Trainer, training: TrainingModule) -> bool:
-        """Runs Lightning's validation loop on every set. -> False where a signal has cut it short (or there is no set)."""
+        """Runs Lightning's validation loop on every set. -> False where a signal cut it short, or there is no set."""
         self.recorder.check(training)
         begun = time.monotonic()
         loop = trainer.fit_loop.epoch_loop.val_loop
         connector = trainer._logger_connector
-        first_iteration = (
-            connector._first_loop_iter
-        )  # the validation loop overwrites it, and training reads it after us
+        first_iteration = connector._first_loop_iter  # the validation loop overwrites it, training reads it later
         trainer.validating = True
         try:
             loop.run()

@@ -1,0 +1,193 @@
+"""Token shards + a model -> a trained model: checkpoints, measures, curves, and a directory that transformers opens.
+
+    python train.py configs/user_configs/mine.yaml     begins, or goes on where the same command was stopped
+    python train.py CONFIG --debug                     one batch seen from all sides, then overfitted; writes no run
+    python train.py CONFIG --restart                   moves what is there aside, and begins anew
+    python train.py CONFIG --evaluate                  trains, then runs inference.py
+
+What happens at each step is in model.py; what at a step's end, in training/step_end.py.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+from configs.command_line import run_stage
+from configs.places import REPOSITORY, run_dir, validation_names
+from configs.schema import Config
+from utils.messages import amount, duration, info, is_first_rank, table
+from utils.run_directory import RunDirectory, read_metrics
+
+if TYPE_CHECKING:  # heavy ones come once the config is known to be right
+    from dataset import LanguageModelData
+    from model import LanguageModelTraining
+    from tokenizer.tokenizer import Tokenizer
+    from training.precision import Hardware
+
+FLAGS = {
+    "restart": "move the run's folder aside and begin anew",
+    "debug": "look at one batch and overfit it; nothing is written",
+    "evaluate": "run inference.py when training is done",
+}
+# What starts several ranks leaves these in the environment; a process that should be alone must not see them.
+RANK_VARIABLES = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "MASTER_", "TORCHELASTIC_", "SLURM_")
+
+
+def main(config: Config, flags: argparse.Namespace) -> int:
+    """-> exit code"""
+    if flags.debug:
+        debug(config)
+        return 0
+    run = RunDirectory(run_dir(config))
+    if is_first_rank():
+        run.open(config, restart=flags.restart)
+    # Only the first rank can have moved a finished run aside; the others must not look at what it is moving.
+    if run.finished and (is_first_rank() or not flags.restart):
+        info(f"{run.path} is finished; --restart begins anew")
+    else:
+        code = train(config, run)
+        if code:
+            return code
+    return evaluate() if flags.evaluate and is_first_rank() else 0
+
+
+def train(config: Config, run: RunDirectory) -> int:
+    """Trains to the end, or until a signal. -> exit code"""
+    from optim.build import build_schedule
+    from training.launch import make_trainer
+    from training.length import length_of
+    from training.loggers import make_loggers
+    from training.recorder import Recorder
+    from training.run_state import RunState
+    from training.samples import Samples
+    from training.signals import Stopped
+    from training.step_end import StepEnd
+
+    hardware, tokenizer, training, data = parts_of(config)
+    length = length_of(config.trainer, data.n_windows, data.tokens_per_epoch)
+    data.total_steps = length.steps + 1  # one more than is taken: a run that goes on at its very end still starts
+    training.schedule = build_schedule(config.schedule, length.steps)
+    show_plan(config, hardware, training, length)
+    recorder = Recorder(
+        config, run.metrics, length.steps, is_first_rank(), lambda step: make_loggers(config, run.path, step)
+    )
+    state = RunState(run.checkpoints, config.checkpoints.keep_last, data, data_facts(data, tokenizer))
+    samples = Samples(run.path / "samples.jsonl", tokenizer, validation_names(config), config.logging.samples)
+    step_end = StepEnd(config, length.steps, recorder, state)
+    trainer = make_trainer(config, hardware, [samples, step_end])
+    try:
+        trainer.fit(training, data)
+    except Stopped as stopped:
+        info(f"{stopped}; the same command goes on from there")
+        # Lightning kills a run one of whose own children leaves with a code; rank 0 speaks for all of them.
+        started_by_lightning = trainer.strategy.launcher is not None and not is_first_rank()
+        return 0 if started_by_lightning else 128 + stopped.signum
+    if is_first_rank():
+        finish(config, run, training, data, tokenizer, recorder)
+    return 0
+
+
+def parts_of(config: Config) -> "tuple[Hardware, Tokenizer, LanguageModelTraining, LanguageModelData]":
+    """Everything that is checked before the first byte is written: hardware, tokenizer, model, data."""
+    from dataset import LanguageModelData
+    from evaluation.opening import special_ids
+    from model import LanguageModelTraining
+    from models.build import build_model
+    from tokenizer.tokenizer import Tokenizer
+    from training.length import batch_arithmetic
+    from training.precision import hardware
+
+    found = hardware(config.trainer)
+    batch_arithmetic(config.trainer, found.ranks)
+    tokenizer = Tokenizer.configured(config)
+    model = build_model(
+        **config.model.model_dump(),
+        vocab_size=tokenizer.vocab_size,
+        special_ids=special_ids(tokenizer),
+        seed=config.seed,
+    )
+    return found, tokenizer, LanguageModelTraining(model, config), LanguageModelData(config, tokenizer, model.facts)
+
+
+def data_facts(data: "LanguageModelData", tokenizer: "Tokenizer") -> dict[str, object]:
+    """What a run that goes on must find unchanged: its steps are counted in these windows."""
+    return {"windows of the training data": data.n_windows, "tokenizer": tokenizer.fingerprint}
+
+
+def show_plan(config: Config, hardware: "Hardware", training: "LanguageModelTraining", length: object) -> None:
+    """What is about to be trained, in every unit."""
+    from training.length import batch_arithmetic
+
+    weights = list(training.model.parameters())
+    trained = sum(weight.numel() for weight in weights if weight.requires_grad)
+    rows = [
+        ("model", f"{type(getattr(training.model, 'inner', training.model)).__name__}, {trained:,} parameters to train"),
+        ("length", f"{length.steps:,} steps = {length.tokens:,} tokens = {length.epochs:.3g} epochs"),
+        ("step", str(batch_arithmetic(config.trainer, hardware.ranks))),
+        ("computed", f"in {hardware.precision} on {hardware}"),
+        ("optimizer", f"{config.optimizer.name}, lr {config.optimizer.lr:g}, {config.schedule.name} schedule"),
+    ]
+    table(f"training {config.name}", rows)
+
+
+def finish(
+    config: Config,
+    run: RunDirectory,
+    training: "LanguageModelTraining",
+    data: "LanguageModelData",
+    tokenizer: "Tokenizer",
+    recorder: object,
+) -> None:
+    """Curves, the exported model, and the table that a run ends with."""
+    from training import checkpoints
+    from training.export import export
+    from training.history import best
+    from training.report import draw_curves
+
+    draw_curves(read_metrics(run.metrics), run.pictures / "curves.png", config.name)
+    record = best(training.history)
+    rows = [
+        ("steps", f"{training.steps:,}, {amount(recorder.tokens)} tokens in {duration(recorder.clock.seconds)}"),
+        ("speed", f"{amount(recorder.tokens / recorder.clock.seconds)} tokens/s, validation and checkpoints included"),
+    ]
+    if record:
+        rows.append(("best", f"{config.checkpoints.monitor or 'validation loss'} {record['monitor']:.4f} at step {record['step']}"))
+    if config.checkpoints.export != "none":
+        which = config.checkpoints.export if record else "last"
+        path = checkpoints.find(run.checkpoints, which)
+        checkpoints.load_weights(training.model, path)
+        sample = next(iter(data.val_dataloader()[0]))["input_ids"]
+        step = checkpoints.read_state(path)["step"]
+        exported = export(training.model, tokenizer, config, run.model, sample, {"step": step, **(record or {})})
+        rows.append(("model", f"{exported.directory}\n{exported.what} ({which} weights, step {step})"))
+    rows += [("curves", str(run.pictures / "curves.png")), ("measures", str(run.metrics))]
+    run.mark_finished()
+    where = sys.argv[1] if len(sys.argv) > 1 else "CONFIG"
+    table(f"{config.name} is trained", rows, [f"python inference.py {where}", f"python generation.py {where}"])
+
+
+def debug(config: Config) -> None:
+    """One batch on one device."""
+    import training.debug as looking
+    from training.launch import make_trainer
+
+    config = config.model_copy(update={"trainer": config.trainer.model_copy(update={"devices": 1, "num_nodes": 1})})
+    hardware, tokenizer, training, data = parts_of(config)
+    microbatches = next(iter(data.train_dataloader()))
+    looking.show_batch(microbatches, tokenizer)
+    training.schedule = looking.warmed_constant
+    watch = looking.Watch()
+    looking.overfit(make_trainer(config, hardware, [watch]), training, watch, microbatches)
+
+
+def evaluate() -> int:
+    """inference.py, alone and in a process of its own, with the same config. -> its exit code"""
+    arguments = [word for word in sys.argv[1:] if word.lstrip("-") not in FLAGS]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(RANK_VARIABLES)}
+    return subprocess.run([sys.executable, str(REPOSITORY / "inference.py"), *arguments], env=environment).returncode
+
+
+if __name__ == "__main__":
+    run_stage(main, __doc__, FLAGS)
