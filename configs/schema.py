@@ -192,7 +192,9 @@ class Model(Section):
     revision: str | None = setting(None, "commit, tag or branch of the Hub's model to pin")
     trust_remote_code: bool = setting(False, "run Python code that comes with the pretrained model")
     tie_embeddings: bool = setting(True, "backbone: the head is the embedding")
-    attention: Literal["sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3"] = setting("sdpa", "implementation, for huggingface")
+    attention: Literal["sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3"] | None = setting(
+        None, "huggingface: the implementation; by default sdpa where the model has it, else eager"
+    )
     loss: Literal["auto", "own"] = setting("auto", "auto: from the logits, exact over padding and ranks | own: the model's own mean, times its count")
     compile: bool = setting(False, "torch.compile: a slow start, then 1.3 to 1.8 times as fast")
     activation_checkpointing: bool = setting(False, "recompute activations in the backward pass: less memory, about a third slower")
