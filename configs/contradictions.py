@@ -205,7 +205,7 @@ def _model(config: Config, stated: Mapping[KeyPath, str]) -> Iterator[Problem]:
     if way is None:
         yield ways, "model needs exactly one of backbone, huggingface and module"
         return
-    if way[1] != "huggingface" and model.attention != "sdpa":
+    if way[1] != "huggingface" and model.attention is not None:
         yield (("model", "attention"), way), f"model.attention is for model.huggingface; model.{way[1]} chooses its own"
     if way[1] != "backbone" and not model.tie_embeddings and way[1] != "huggingface":
         yield (("model", "tie_embeddings"), way), f"model.tie_embeddings is for model.backbone; model.{way[1]} chooses its own"
