@@ -12,8 +12,8 @@ from pathlib import Path
 from configs import places
 from configs.loading import load_config
 from configs.schema import Config
-from models.build import SpecialIds, build_model
-from models.interface import TrainableModel
+from models.build import build_model
+from models.interface import SpecialIds, TrainableModel
 from tokenizer.tokenizer import Tokenizer
 from training import checkpoints
 from utils.files import read_json, shown
@@ -108,6 +108,8 @@ def tokenizer_of(run: Path, config: Config) -> Tokenizer:
 def built(config: Config, tokenizer: Tokenizer) -> TrainableModel:
     """The config's model, as training builds it, but neither compiled nor made to save memory."""
     settings = config.model.model_dump() | {"compile": False, "activation_checkpointing": False}
+    if settings["huggingface"] is None:
+        settings["pretrained"] = None  # where it came from may be gone; a Hugging Face config is still read from there
     return build_model(
         **settings, vocab_size=tokenizer.vocab_size, special_ids=special_ids(tokenizer), seed=config.seed
     )

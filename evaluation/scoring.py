@@ -59,6 +59,8 @@ def score(config: Config, data_class: type, training_class: type, again: bool = 
     opened = open_model(place, config)
     started = time.monotonic()
     data = data_class(config, opened.tokenizer, opened.model.facts)
+    if data.generates and not opened.model.facts.causal:
+        raise UserError(f"inference.generate: {shown(opened.where)} sees both sides of a token: it cannot write")
     writing = arguments_of_generate(opened.tokenizer, options) if data.generates else None
     training = training_class(opened.model, config, decoding=writing)
     logged = run_test(config, data, training)
@@ -132,7 +134,7 @@ class Progress(L.Callback):
 
 
 def measures(scores: dict[str, float], data: Any, split: str, max_samples: int | None) -> dict[str, Any]:
-    """scores: loss (nats a target), perplexity, accuracy, targets -> these, and those by word and byte that are right."""
+    """scores: loss (nats a target), perplexity, accuracy, targets -> these, and what is by word and by byte."""
     if not scores["targets"]:
         raise UserError(f"nothing in the split {split} is scored")
     n_windows = len(data.windows(split))
