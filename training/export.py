@@ -26,12 +26,14 @@ from torch import Tensor
 from configs.schema import Config
 from models.interface import TrainableModel
 from models.language_model import LanguageModel
+from models.plain import PlainModule
 from tokenizer.tokenizer import Tokenizer
 from training.export_forms import (
     Form,
     NotThisForm,
     Vocabulary,
     write_custom_code,
+    write_huggingface,
     write_llama,
     write_weights_only,
 )
@@ -40,9 +42,11 @@ from utils.files import atomic_folder, shown
 from utils.messages import UserError
 
 TOLERANCE = 1e-4  # of the logits, float32, relative to the largest
+ROUNDED = 5e-2  # the same where the model was trained in another precision: its angles were rounded to that
 ROWS, LENGTH = 4, 48  # of the sample that logits are compared on
 SAMPLE_TEXT = 'The quick brown fox jumps over the lazy dog.  It cost 3.50 euros,\n\tas everyone said:\n\n"naïve"! '
 HOME = Path(__file__).resolve().parent.parent
+Sample = list[int] | Tensor | dict[str, Tensor] | str | None
 CHECK = Path(__file__).with_name("export_check.py")
 
 
@@ -62,26 +66,27 @@ def export(
     tokenizer: Tokenizer,
     config: Config,
     directory: str | Path,
-    sample: list[int] | Tensor | str | None = None,
+    sample: Sample = None,
     measures: dict[str, Any] | None = None,
 ) -> Exported:
     """Writes `directory`, whole or not at all; what stood there is moved aside to `<directory>.<date and time>`.
 
-    sample: token ids (or text) of real data, on which logits are compared. measures: for the model card, such as
-    {"validation loss": 3.2, "step": 1000}. Weights are float32. Call it on one rank, outside of autocast.
+    sample: real data on which logits are compared: token ids, a batch, or text. measures: for the model card, such as
+    {"validation loss": 3.2, "step": 1000}. Weights are written as float32. Call it on one rank, outside of autocast.
     Raises UserError where the model could be written in no form.
     """
     directory = Path(directory)
+    tolerance = TOLERANCE if all(weight.dtype == torch.float32 for weight in model.parameters()) else ROUNDED
     model = _copy_in_float32(model)
     vocabulary = Vocabulary(tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id)
     batch = _sample_batch(model, tokenizer, sample)
     refused: list[str] = []
-    for write in _forms(model, vocabulary):
+    for write in _forms(model, config, vocabulary):
         with suppress(NotThisForm), atomic_folder(directory) as folder:
             try:
                 form = write(folder)
                 problem = tokenizer.save(folder)
-                difference, tokenizer_problem = _verify(form, folder, model, tokenizer, batch)
+                difference, tokenizer_problem = _verify(form, folder, model, tokenizer, batch, tolerance)
             except NotThisForm as reason:
                 refused.append(str(reason))
                 raise
@@ -103,19 +108,26 @@ def how_to_load(form: Form, directory: str | Path) -> str:
     return f'transformers.{form.auto_class}.from_pretrained("{directory}"{custom})'
 
 
-def _forms(model: TrainableModel, vocabulary: Vocabulary) -> list[Callable[[Path], Form]]:
+def _forms(model: TrainableModel, config: Config, vocabulary: Vocabulary) -> list[Callable[[Path], Form]]:
     """Ways to write the model, best first."""
+    rows = model.facts.vocab_size
     if isinstance(model, LanguageModel):
-        dress = {"vocab_size": model.facts.vocab_size, "tie": model.head is None, "tokens": model.tokens}
-        takes = inspect.signature(type(model.backbone)).parameters
-        size = {"vocab_size": model.facts.vocab_size} if "vocab_size" in takes else {}
-        arguments = size | model.arguments
+        inner, dress = model.backbone, {"vocab_size": rows, "tie": model.head is None, "tokens": model.tokens}
+        best = [lambda folder: write_llama(model, folder, vocabulary)]
+    elif isinstance(model, PlainModule):
+        inner, dress, best = model.inner, {"vocab_size": rows, "tokens": model.tokens}, []
+    else:
         return [
-            lambda folder: write_llama(model, folder, vocabulary),
-            lambda folder: write_custom_code(model, model.backbone, arguments, dress, folder, vocabulary),
-            lambda folder: write_weights_only(model, model.backbone, arguments, folder, vocabulary),
+            lambda folder: write_huggingface(model.inner, model.facts, folder, vocabulary),
+            lambda folder: write_huggingface(model.inner, model.facts, folder, vocabulary, code=False),
         ]
-    raise NotImplementedError
+    size = {"vocab_size": rows} if "vocab_size" in inspect.signature(type(inner)).parameters else {}
+    arguments = size | getattr(model, "arguments", config.model.arguments)
+    return [
+        *best,
+        lambda folder: write_custom_code(model, inner, arguments, dress, folder, vocabulary),
+        lambda folder: write_weights_only(model, inner, arguments, folder, vocabulary),
+    ]
 
 
 def _told(refused: list[str], form: Form) -> list[str]:
@@ -125,17 +137,26 @@ def _told(refused: list[str], form: Form) -> list[str]:
 
 
 def _copy_in_float32(model: TrainableModel) -> TrainableModel:
-    """The same weights on the CPU, ready to be compared; the model itself is left as it is."""
-    return copy.deepcopy(model).to(device="cpu", dtype=torch.float32).eval()
+    """The same model on the CPU, ready to be compared; the one that was trained is left as it is."""
+    device = next(model.parameters()).device
+    try:
+        copied = copy.deepcopy(model.to("cpu")).float().eval()  # a copy on the device might not fit beside the model
+    finally:
+        model.to(device)
+    attention = getattr(getattr(getattr(copied, "inner", None), "config", None), "_attn_implementation", None)
+    if attention not in (None, "sdpa", "eager"):  # others need a GPU
+        copied.inner.set_attn_implementation("sdpa")
+    return copied
 
 
-def _sample_batch(
-    model: TrainableModel, tokenizer: Tokenizer, sample: list[int] | Tensor | str | None
-) -> dict[str, Tensor]:
-    """Ids of real text, as rows (B, T), for both sides of an encoder-decoder."""
-    ids = sample if isinstance(sample, list | Tensor) else tokenizer.encode(sample or SAMPLE_TEXT)
+def _sample_batch(model: TrainableModel, tokenizer: Tokenizer, sample: Sample) -> dict[str, Tensor]:
+    """Ids of real text in full rows (B, T), for both sides of an encoder-decoder."""
+    if isinstance(sample, dict):
+        # Masks and positions are left out: what is at padding differs between ways to compute it, and is never used.
+        names = [name for name in sample if name not in ("targets", "attention_mask", "position_ids", "places")]
+        return {name: sample[name][:ROWS, :LENGTH].cpu() for name in names}
+    ids = tokenizer.encode(sample or SAMPLE_TEXT) if isinstance(sample, str | None) else sample
     ids = torch.as_tensor(ids, dtype=torch.int64).flatten()
-    ids = ids[ids >= 0]
     if not len(ids):
         raise UserError("the sample that the export is checked on has no tokens")
     length = min(LENGTH, model.facts.max_positions or LENGTH)
@@ -148,7 +169,7 @@ def _sample_batch(
 
 
 def _verify(
-    form: Form, folder: Path, model: TrainableModel, tokenizer: Tokenizer, batch: dict[str, Tensor]
+    form: Form, folder: Path, model: TrainableModel, tokenizer: Tokenizer, batch: dict[str, Tensor], tolerance: float
 ) -> tuple[float | None, str | None]:
     """Opens the folder in a fresh process. -> how far its logits are off, and what is wrong with its tokenizer.
 
@@ -156,8 +177,11 @@ def _verify(
     """
     if form.auto_class is None:
         return None, None
-    with torch.no_grad():
-        wanted = model.logits(batch).float()
+    try:
+        with torch.no_grad():
+            wanted = model.logits(batch).float()
+    except (ValueError, TypeError) as problem:  # no logits, or it needs more than ids
+        raise NotThisForm(f"its logits cannot be compared: {problem}") from None
     ids = batch["input_ids"].tolist()
     texts = [SAMPLE_TEXT, *(tokenizer.decode(row) for row in ids)]
     questions = {
@@ -170,7 +194,7 @@ def _verify(
     if got.shape != wanted.shape:
         raise NotThisForm(f"its logits come out with shape {tuple(got.shape)} instead of {tuple(wanted.shape)}")
     difference = float((got - wanted).abs().max() / wanted.abs().max().clamp(min=1e-30))
-    if not difference <= TOLERANCE:
+    if not difference <= tolerance:
         raise NotThisForm(f"its logits come out different, by {difference:.1e} of the largest")
     if answers["first"] is not None:
         first = wanted[:, -1, : tokenizer.vocab_size].argmax(-1).tolist()

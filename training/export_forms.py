@@ -90,8 +90,13 @@ def write_llama(model: LanguageModel, folder: Path, vocabulary: Vocabulary) -> F
     return Form(f"a {name}, of transformers' own class", "AutoModelForCausalLM")
 
 
-def write_huggingface(hf: nn.Module, facts: ModelFacts, folder: Path, vocabulary: Vocabulary) -> Form:
-    """hf: a PreTrainedModel, of a class of transformers or of an edited copy of one, which goes with its code."""
+def write_huggingface(
+    hf: nn.Module, facts: ModelFacts, folder: Path, vocabulary: Vocabulary, *, code: bool = True
+) -> Form:
+    """hf: a PreTrainedModel, of a class of transformers or of an edited copy of one, which goes with its code.
+
+    code: false leaves the code of an edited copy out.
+    """
     import transformers
 
     hf.config = copy.deepcopy(hf.config)
@@ -112,6 +117,8 @@ def write_huggingface(hf: nn.Module, facts: ModelFacts, folder: Path, vocabulary
     finally:
         transformers.utils.logging.enable_progress_bar()
     kind, module = type(hf), type(hf).__module__
+    if not code and module.split(".")[0] in ("transformers", "transformers_modules"):
+        raise NotThisForm("its class is not ours to leave out")
     if module.split(".")[0] == "transformers":
         auto_class = auto_class_of(facts)
         mapping = getattr(transformers, auto_class)._model_mapping
@@ -120,17 +127,17 @@ def write_huggingface(hf: nn.Module, facts: ModelFacts, folder: Path, vocabulary
         return Form(f"{kind.__name__}, a class of transformers", auto_class if suits else kind.__name__)
     if module.split(".")[0] == "transformers_modules":  # code that came with pretrained weights: already saved
         return Form(f"{kind.__name__}, with the code that came with it", auto_class_of(facts), custom_code=True)
-    return _add_edited_class(hf, facts, folder)
+    return _add_edited_class(hf, facts, folder, code)
 
 
-def _add_edited_class(hf: nn.Module, facts: ModelFacts, folder: Path) -> Form:
+def _add_edited_class(hf: nn.Module, facts: ModelFacts, folder: Path, code: bool) -> Form:
     """Writes the code of a copied and edited class beside its weights.
 
     Its config gets a model_type of its own: under the original's, transformers would run the original class for
     whoever forgets trust_remote_code, and say nothing.
     """
     config_class, kind = type(hf.config), type(hf)
-    model_type = f"liftoff_{config_class.model_type}"
+    model_type = f"liftoff_{config_class.model_type.removeprefix('liftoff_')}"
     source = f'''"""{kind.__name__}, an edited copy of a class of transformers: for AutoConfig and AutoModel."""
 
 from {config_class.__module__} import {config_class.__name__} as BaseConfig
@@ -148,18 +155,14 @@ class {kind.__name__}(Base):
 
     config_class = {config_class.__name__}
 '''
-    packages = _write_code(source, _roots_of(kind), folder)
     path, auto_class = folder / "config.json", auto_class_of(facts)
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config |= {
-        "model_type": model_type,
-        "architectures": [kind.__name__],
-        "auto_map": {
-            "AutoConfig": f"{MODELING}.{config_class.__name__}",
-            auto_class: f"{MODELING}.{kind.__name__}",
-        },
-    }
-    write_json(path, config)
+    config = json.loads(path.read_text(encoding="utf-8")) | {"model_type": model_type}
+    if not code:
+        write_json(path, config)
+        return Form(f"weights and config of {kind.__name__}, without its code", None)
+    packages = _write_code(source, _roots_of(kind), folder)
+    classes = {"AutoConfig": f"{MODELING}.{config_class.__name__}", auto_class: f"{MODELING}.{kind.__name__}"}
+    write_json(path, config | {"architectures": [kind.__name__], "auto_map": classes})
     return Form(f"{kind.__name__}, with its own code", auto_class, custom_code=True, packages=packages)
 
 
