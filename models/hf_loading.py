@@ -164,7 +164,8 @@ def pretrained_config(kind: type, where: str, arguments: dict[str, Any], source:
     config_class = config_class_of(kind)
     check_names(config_class, arguments)
     found = PreTrainedConfig.get_config_dict(where, revision=source["revision"])[0].get("model_type")
-    if found != config_class.model_type:
+    # An edited class is exported under a model_type that the original's code does not answer to.
+    if str(found).removeprefix("liftoff_") != config_class.model_type:
         raise ValueError(f"{where} is of model_type {found}, and {kind.__name__} of {config_class.model_type}")
     return config_class.from_pretrained(where, revision=source["revision"], **arguments)
 
