@@ -17,7 +17,7 @@ from configs.contradictions import Problem
 from configs.expectations import expected, shown, takes
 from configs.places import REPOSITORY
 from configs.schema import Config
-from configs.yaml_text import KeyPath, dotted
+from utils.yaml_text import KeyPath, dotted
 from utils.imports import did_you_mean, unknown_argument
 
 # What Liftoff itself passes to code that a config names; a config that does too would contradict it.
@@ -123,7 +123,7 @@ def _in_its_room(name: str, key: KeyPath) -> Source | None:
         names = [path.stem for path in (REPOSITORY / "objectives").glob("*.py") if path.stem not in ("__init__", "facts")]
         if name not in names:
             raise NotThere(f"there is no objectives/{name}.py{did_you_mean(name, names) or '; there are ' + ', '.join(sorted(names))}")
-        return _in_file(file, "".join(part.title() for part in name.split("_")), f"objectives.{name}")
+        return _in_file(file, "".join(part.capitalize() for part in name.split("_")), f"objectives.{name}")
     if key == ("schedule", "name"):
         return _in_file(REPOSITORY / "optim" / "schedules.py", name, "optim.schedules")
     if key == ("model", "huggingface"):

@@ -18,8 +18,8 @@ from typing import Any, NoReturn
 
 from configs.loading import load_config
 from configs.schema import Config
-from configs.yaml_text import KeyPath
-from configs.yaml_writing import to_yaml
+from utils.yaml_text import KeyPath
+from utils.yaml_writing import to_yaml
 from utils.messages import UserError, is_first_rank
 
 _OVERRIDE = re.compile(r"[A-Za-z_][\w.-]*=")
@@ -110,16 +110,18 @@ def again(arguments: argparse.Namespace) -> str:
 def printed(config: Config) -> str:
     """The resolved config as YAML; beside what is not the default, where it was stated."""
 
+    values, defaults = config.model_dump(), Config().model_dump()
+
     def origin(key: KeyPath) -> str:
-        stated = config._origins.get(key)
-        value: Any = config.model_dump()
-        default: Any = Config().model_dump()
+        value: Any = values
+        default: Any = defaults
         for part in key:
             value = value[part]
             default = default.get(part) if isinstance(default, dict) else None
-        return stated if stated and value != default and not isinstance(value, dict) else ""
+        is_stated = key in config._origins and value != default and not isinstance(value, dict)
+        return config._origins[key] if is_stated else ""
 
-    return to_yaml(config.model_dump(), origin)
+    return to_yaml(values, origin)
 
 
 def _dashed(flag: str) -> str:

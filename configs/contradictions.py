@@ -12,7 +12,7 @@ from typing import Any
 
 from configs.places import validation_names
 from configs.schema import Config, Decoding
-from configs.yaml_text import KeyPath, dotted
+from utils.yaml_text import KeyPath, dotted
 from utils.imports import did_you_mean
 
 Problem = tuple[tuple[KeyPath, ...], str]

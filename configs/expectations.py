@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from configs.schema import Config, Named, Section
-from configs.yaml_text import KeyPath, dotted
+from utils.yaml_text import KeyPath, dotted
 
 # What the same thing is called elsewhere, where spelling alone would not find it.
 _ELSEWHERE = {

@@ -7,11 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from configs.expectations import find, sections
 from configs.places import REPOSITORY
 from configs.schema import Config
-from configs.yaml_writing import description, to_yaml
 from utils.files import atomic_write
 from utils.messages import info
+from utils.yaml_text import KeyPath
+from utils.yaml_writing import to_yaml
 
 DEFAULT_CONFIG = REPOSITORY / "configs" / "default_config.yaml"
 JSON_SCHEMA = REPOSITORY / "configs" / "config.schema.json"
@@ -29,7 +31,22 @@ _HEADER = """\
 
 def default_config() -> str:
     """The text of default_config.yaml."""
-    return _HEADER + to_yaml(Config().model_dump(), description, headings=True)
+    return _HEADER + to_yaml(Config().model_dump(), _description, _heading)
+
+
+def _description(key: KeyPath) -> str:
+    """What the schema says about a key; "" of a value inside of a key's mapping."""
+    known, field, _ = find(key)
+    return (field.description or "") if field is not None and known == key else ""
+
+
+def _heading(key: KeyPath) -> str:
+    """What the schema says about a section."""
+    section = dict(sections()).get(key)
+    if section is None:
+        return ""
+    groups = [f"Only one of {', '.join(group)}: setting one switches the others off." for group in section.one_of]
+    return "\n".join([section.__doc__ or "", *groups])
 
 
 def json_schema() -> str:

@@ -22,7 +22,7 @@ from configs.code_arguments import check_code
 from configs.expectations import find, section_of
 from configs.places import REPOSITORY
 from configs.schema import Config, Section
-from configs.yaml_text import KeyPath, Layer, Origin, dotted, read_scalar, read_yaml
+from utils.yaml_text import KeyPath, Layer, Origin, dotted, read_scalar, read_yaml
 from utils.messages import UserError
 
 COMMAND_LINE = "command line"

@@ -4,8 +4,7 @@ import os
 from pathlib import Path
 
 from configs.schema import Config
-
-REPOSITORY = Path(__file__).resolve().parent.parent
+from utils.files import REPOSITORY as REPOSITORY
 
 
 def dataset_name(config: Config) -> str:

@@ -348,3 +348,28 @@ class Config(Section):
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Config) and self.model_dump() == other.model_dump()
+
+    def resolved(self) -> dict[str, Any]:
+        """Every setting, to be written and read again: paths as the user wrote them, so that a $VARIABLE stays one."""
+        values = self.model_dump()
+        for key, written in self._written.items():
+            inner: Any = values
+            for part in key[:-1]:
+                inner = inner[part]
+            inner[key[-1]] = written
+        return values
+
+    @classmethod
+    def trains(cls, key: tuple[str | int, ...]) -> bool:
+        """Whether a run with another value of this key is another run."""
+        section: type[BaseModel] = cls
+        for part in key:
+            field = section.model_fields.get(str(part))
+            if field is None:
+                return True  # an argument of the code that the section names
+            if not field.json_schema_extra["trains"]:  # type: ignore[index,call-overload]
+                return False
+            if not (isinstance(field.annotation, type) and issubclass(field.annotation, Section)):
+                return True
+            section = field.annotation
+        return True

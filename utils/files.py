@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from utils.messages import UserError
 
+REPOSITORY = Path(__file__).resolve().parent.parent
 # What the user can mend: a full disk, a quota, a folder that may not be written.
 _MENDABLE = {
     errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS,

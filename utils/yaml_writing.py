@@ -1,4 +1,4 @@
-"""Config -> YAML that reads back as the same config, with a comment beside each key."""
+"""Nested values -> YAML that `yaml_text` reads back as the same values, with a comment beside each key."""
 
 import json
 import math
@@ -7,38 +7,47 @@ import textwrap
 from collections.abc import Callable
 from typing import Any
 
-from configs.expectations import find, sections
-from configs.yaml_text import KeyPath, read_scalar
+from utils.yaml_text import KeyPath, read_scalar
 
 WIDTH = 120
 _COMMENTS_FROM = 34  # the column where comments begin, where keys are shorter
 _WIDEST = 62  # a longer line has its comment above
 
 
-def to_yaml(values: dict[str, Any], comment: Callable[[KeyPath], str], headings: bool = False) -> str:
-    """values: as `Config.model_dump` or `resolved` gives them. comment: of a key, may be "". headings: above each
-    section a line that says what it is about."""
+def _nothing(key: KeyPath) -> str:
+    return ""
+
+
+def to_yaml(
+    values: dict[str, Any],
+    comment: Callable[[KeyPath], str] = _nothing,
+    heading: Callable[[KeyPath], str] = _nothing,
+) -> str:
+    """values: mappings, lists, text, numbers, booleans and None. comment: to stand beside a key, or "". heading: to stand
+    above a mapping, a line each, or ""."""
     lines: list[str] = []
-    _write(values, (), comment, headings, lines)
+    _write(values, (), comment, heading, lines)
     return "\n".join(lines).strip("\n") + "\n"
 
 
 def _write(
-    values: dict[Any, Any], above: KeyPath, comment: Callable[[KeyPath], str], headings: bool, lines: list[str]
+    values: dict[Any, Any],
+    above: KeyPath,
+    comment: Callable[[KeyPath], str],
+    heading: Callable[[KeyPath], str],
+    lines: list[str],
 ) -> None:
     indent = "  " * len(above)
-    known_sections = {key: section for key, section in sections()}
     for name, value in values.items():
         key = (*above, name)
-        section = known_sections.get(key)
-        if section is not None and headings:
-            if len(key) == 1:
-                lines.append("")
-            lines += [f"{indent}# {part}" for part in textwrap.wrap(section.__doc__ or "", WIDTH - len(indent) - 2)]
-            lines += [f"{indent}# Only one of {', '.join(group)}: setting one switches the others off." for group in section.one_of]
+        title = heading(key)
+        if title:
+            lines += [""] * (not above)
+            for line in title.splitlines():
+                lines += [f"{indent}# {part}" for part in textwrap.wrap(line, WIDTH - len(indent) - 2)]
         if isinstance(value, dict) and value:
-            lines.append(_commented(f"{indent}{_key(name)}:", "" if section and headings else comment(key))[0])
-            _write(value, key, comment, headings, lines)
+            lines += _commented(f"{indent}{_key(name)}:", "" if title else comment(key))
+            _write(value, key, comment, heading, lines)
         else:
             lines += _commented(f"{indent}{_key(name)}: {flow(value)}", comment(key))
 
@@ -91,9 +100,3 @@ def _text(text: str) -> str:
         if read_scalar(text, (), "").values.get("value") == text:
             return text
     return json.dumps(text, ensure_ascii=False)
-
-
-def description(key: KeyPath) -> str:
-    """What the schema says about a key; "" of what is no key of its own."""
-    known, field, _ = find(key)
-    return (field.description or "") if field is not None and known == key else ""
