@@ -8,17 +8,16 @@ This is the one file of `models/` that knows of Liftoff's import paths and messa
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from models.interface import ModelFacts, SpecialIds, TrainableModel, padded_vocab
-from models.language_model import LanguageModel, load_weights
+from models.language_model import LanguageModel
 from models.plain import PlainModule
+from models.pretrained import load_backbone, load_module
 from utils.imports import accepts, check_arguments, import_object
 from utils.messages import UserError, warn
 
@@ -84,7 +83,8 @@ def dress_backbone(
     check_arguments(kind, arguments, "model.arguments", given=size)
     model = LanguageModel(kind(**size, **arguments), rows, tie, tokens, arguments)
     if pretrained is not None:
-        load_pretrained(model, pretrained)
+        for note in load_backbone(model, pretrained):
+            warn(f"model.pretrained: {note}")
     return model
 
 
@@ -98,7 +98,7 @@ def dress_module(
     check_arguments(kind, arguments, "model.arguments", given=size)
     model = PlainModule(kind(**size, **arguments), rows, tokens, own_loss)
     if pretrained is not None:
-        load_pretrained(model, pretrained)
+        load_module(model, pretrained)
     return model
 
 
@@ -138,15 +138,6 @@ def sized(kind: type, rows: int) -> dict[str, int]:
     """What Liftoff itself passes to a class: the rows of the embedding, where it names `vocab_size`."""
     takes = accepts(kind)
     return {"vocab_size": rows} if takes is None or "vocab_size" in takes else {}
-
-
-def load_pretrained(model: LanguageModel | PlainModule, where: str) -> None:
-    """Weights from a directory that `save` or an export wrote. Raises UserError where they are not this model's."""
-    directory = Path(where)
-    file = directory / "model.safetensors"
-    if not file.is_file():
-        raise UserError(f"model.pretrained: no {file}; it is the model/ directory of a run")
-    load_weights(model, load_file(file), where)
 
 
 def recompute_activations(model: TrainableModel) -> None:

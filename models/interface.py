@@ -1,6 +1,6 @@
 """What the rest of Liftoff asks of a model, whichever of the three ways it came in.
 
-    batch of tensors -> Loss (training, scoring)        prompts -> Stepper (generation, one token at a time)
+A batch of tensors gives a Loss (training, scoring); prompts give a Stepper (generation, one token at a time)
 """
 
 from dataclasses import dataclass
