@@ -164,7 +164,9 @@ class LanguageModelData(L.LightningDataModule):
         if not self.generates:
             return self._scoring_loader(settings.split, np.arange(n), settings.batch_size)
         samples = np.arange(min(len(self.samples), settings.max_samples or 1 << 62))
-        return self._scoring_loader(settings.split, np.arange(n), settings.batch_size, samples)
+        lengths = np.array([len(self.samples.prompt_ids(int(i))) for i in samples])
+        longest_first = samples[np.argsort(-lengths, kind="stable")]  # prompts of like length share a batch
+        return self._scoring_loader(settings.split, np.arange(n), settings.batch_size, longest_first)
 
     def _scoring_loader(
         self, split: str, indices: np.ndarray, size: int, samples: np.ndarray | None = None
