@@ -17,8 +17,8 @@ from configs.contradictions import Problem
 from configs.expectations import expected, shown, takes
 from configs.places import REPOSITORY
 from configs.schema import Config
-from utils.yaml_text import KeyPath, dotted
 from utils.imports import did_you_mean, unknown_argument
+from utils.yaml_text import KeyPath, dotted
 
 # What Liftoff itself passes to code that a config names; a config that does too would contradict it.
 _GIVEN = {
@@ -80,7 +80,10 @@ def _named(config: Config) -> list[tuple[KeyPath, str, Mapping[str, Any] | None,
     if config.dataset.source not in ("hub", "files", "sample", "synthetic"):
         place = ("dataset", "arguments")
         found.append((("dataset", "source"), config.dataset.source, config.dataset.arguments, place))
-    for above, entries in ((("trainer", "callbacks"), config.trainer.callbacks), (("inference", "metrics"), config.inference.metrics)):
+    for above, entries in (
+        (("trainer", "callbacks"), config.trainer.callbacks),
+        (("inference", "metrics"), config.inference.metrics),
+    ):
         for index, entry in enumerate(entries):
             name = entry.get("name") if isinstance(entry, dict) else entry
             if isinstance(name, str) and (above[0] == "trainer" or name not in ("bleu", "chrf", "exact_match")):
@@ -120,9 +123,14 @@ def find_source(name: str, key: KeyPath) -> Source | None:
 def _in_its_room(name: str, key: KeyPath) -> Source | None:
     if key == ("objective", "name"):
         file = REPOSITORY / "objectives" / f"{name}.py"
-        names = [path.stem for path in (REPOSITORY / "objectives").glob("*.py") if path.stem not in ("__init__", "facts")]
+        names = [
+            path.stem for path in (REPOSITORY / "objectives").glob("*.py") if path.stem not in ("__init__", "facts")
+        ]
         if name not in names:
-            raise NotThere(f"there is no objectives/{name}.py{did_you_mean(name, names) or '; there are ' + ', '.join(sorted(names))}")
+            raise NotThere(
+                f"there is no objectives/{name}.py"
+                + (did_you_mean(name, names) or f"; there are {', '.join(sorted(names))}")
+            )
         return _in_file(file, "".join(part.capitalize() for part in name.split("_")), f"objectives.{name}")
     if key == ("schedule", "name"):
         return _in_file(REPOSITORY / "optim" / "schedules.py", name, "optim.schedules")
@@ -144,7 +152,9 @@ def _in_its_room(name: str, key: KeyPath) -> Source | None:
 def _somewhere(name: str, key: KeyPath) -> str:
     """A hint for a class without its module: where one of that name is."""
     if key[0] == "optimizer":
-        torch_names = "Adadelta Adafactor Adagrad Adam Adamax AdamW ASGD LBFGS Muon NAdam RAdam RMSprop Rprop SGD".split()
+        torch_names = (
+            "Adadelta Adafactor Adagrad Adam Adamax AdamW ASGD LBFGS Muon NAdam RAdam RMSprop Rprop SGD".split()
+        )
         near = get_close_matches(name.lower(), [one.lower() for one in torch_names], n=1, cutoff=0.6)
         found = [f"torch.optim.{one}" for one in torch_names if near and one.lower() == near[0]]
     else:
@@ -208,7 +218,9 @@ def _in_file(file: Path, name: str, module: str) -> Source | None:
         return None if name not in names else Source(name, file, None)
     if name not in names:
         classes = [one for one, node in names.items() if isinstance(node, (ast.ClassDef, ast.FunctionDef))]
-        raise NotThere(f"{module} has no '{name}'{did_you_mean(name, classes) or '; it has ' + ', '.join(_public(classes))}")
+        raise NotThere(
+            f"{module} has no '{name}'{did_you_mean(name, classes) or '; it has ' + ', '.join(_public(classes))}"
+        )
     node = names[name]
     if isinstance(node, ast.ImportFrom) and node.module and not node.level:
         original = next(alias.name for alias in node.names if (alias.asname or alias.name) == name)

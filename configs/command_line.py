@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from configs.loading import load_config
+from configs.places import REPOSITORY
 from configs.schema import Config
+from utils.messages import UserError, is_first_rank
 from utils.yaml_text import KeyPath
 from utils.yaml_writing import to_yaml
-from utils.messages import UserError, is_first_rank
 
 _OVERRIDE = re.compile(r"[A-Za-z_][\w.-]*=")
 _MENDABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
@@ -69,20 +70,25 @@ def run_stage(
 
 def parse(argv: Sequence[str], description: str, flags: Mapping[str, str]) -> argparse.Namespace:
     """-> config (a path), overrides, and a boolean for each flag. Raises UserError for what it does not understand."""
-    script = Path(sys.argv[0]).name
+    script = _script()
+    switches = " ".join(f"[--{_dashed(flag)}]" for flag in flags)
     parser = _Parser(
         prog=f"python {script}",
-        usage=f"python {script} CONFIG [key.path=value ...] {' '.join(f'[--{_dashed(flag)}]' for flag in flags)}".rstrip(),
+        usage=f"python {script} CONFIG [key.path=value ...] {switches}".rstrip(),
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
         epilog="All settings: configs/default_config.yaml",
     )
-    parser.add_argument("words", nargs="*", metavar="CONFIG", help="the config file, then settings to override: key.path=value")
+    parser.add_argument(
+        "words", nargs="*", metavar="CONFIG", help="the config file, then settings to override: key.path=value"
+    )
     parser.add_argument("-c", "--config", metavar="CONFIG", dest="named", help="the same, by name")
     for flag, text in flags.items():
         parser.add_argument(f"--{_dashed(flag)}", dest=flag, action="store_true", help=text)
-    parser.add_argument("--print-config", action="store_true", help="print every setting and where it comes from, and stop")
+    parser.add_argument(
+        "--print-config", action="store_true", help="print every setting and where it comes from, and stop"
+    )
     parser.add_argument("--traceback", action="store_true", help="show where in the code an error was raised")
     arguments, unknown = parser.parse_known_intermixed_args(list(argv))
     for word in unknown:
@@ -122,6 +128,14 @@ def printed(config: Config) -> str:
         return config._origins[key] if is_stated else ""
 
     return to_yaml(values, origin)
+
+
+def _script() -> str:
+    """The script as it is called: train.py, or -m tokenizer.train_hf_tokenizer."""
+    path = Path(sys.argv[0]).resolve()
+    if path.parent != REPOSITORY and path.is_relative_to(REPOSITORY):
+        return "-m " + ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
+    return path.name
 
 
 def _dashed(flag: str) -> str:

@@ -12,8 +12,8 @@ from typing import Any
 
 from configs.places import validation_names
 from configs.schema import Config, Decoding
-from utils.yaml_text import KeyPath, dotted
 from utils.imports import did_you_mean
+from utils.yaml_text import KeyPath, dotted
 
 Problem = tuple[tuple[KeyPath, ...], str]
 
@@ -83,7 +83,11 @@ def find(config: Config, stated: Mapping[KeyPath, str]) -> list[Problem]:
 
 def _run(config: Config, stated: Mapping[KeyPath, str]) -> Iterator[Problem]:
     name = config.name
-    if name is not None and not re.fullmatch(r"[\w.+-][\w.+=, -]*(/[\w.+-][\w.+=, -]*)*", name) or ".." in (name or "").split("/"):
+    if (
+        name is not None
+        and not re.fullmatch(r"[\w.+-][\w.+=, -]*(/[\w.+-][\w.+=, -]*)*", name)
+        or ".." in (name or "").split("/")
+    ):
         yield (("name",),), f"name is that of a folder in paths.runs (letters, digits and . _ - + =), got '{name}'"
     for key in ("data", "runs"):
         if not getattr(config.paths, key).strip():
@@ -102,27 +106,40 @@ def _dataset(config: Config, stated: Mapping[KeyPath, str]) -> Iterator[Problem]
         yield keys, f"dataset.{given[0]} is read by source: files only, and dataset.source is {dataset.source}"
     elif dataset.path is not None and (dataset.validation_path is not None or dataset.test_path is not None):
         other = "validation_path" if dataset.validation_path is not None else "test_path"
-        yield (("dataset", other), ("dataset", "path")), (
-            f"dataset.path is cut into all splits; with dataset.{other} name the training split by dataset.train_path"
+        yield (
+            (("dataset", other), ("dataset", "path")),
+            (f"dataset.path is cut into all splits; with dataset.{other} the training split is dataset.train_path"),
         )
     if dataset.source == "hub" and not dataset.name:
         yield (source,), "dataset.source: hub needs dataset.name"
     if dataset.source in ("files", "sample", "hub") and dataset.arguments:
         keys = (("dataset", "arguments"), source)
-        yield keys, f"dataset.arguments are those of a function or of synthetic data; dataset.source is {dataset.source}"
+        yield (
+            keys,
+            f"dataset.arguments are those of a function or of synthetic data; dataset.source is {dataset.source}",
+        )
     if dataset.source != "hub":
         for key in ("subset", "revision"):
             if getattr(dataset, key) is not None and dataset.source in ("files", "sample", "synthetic"):
-                yield (("dataset", key), source), f"dataset.{key} is for source: hub, and dataset.source is {dataset.source}"
+                yield (
+                    (("dataset", key), source),
+                    f"dataset.{key} is for source: hub, and dataset.source is {dataset.source}",
+                )
     for name, value in paths.items():
         for one in value.values() if isinstance(value, dict) else [value]:
             if isinstance(one, list) and (len(one) != 2 or dataset.kind != "pairs"):
                 keys = (("dataset", name), ("dataset", "kind"))
-                yield keys, f"dataset.{name}: a list is [source, target], two line-parallel files, and needs dataset.kind: pairs"
+                yield (
+                    keys,
+                    f"dataset.{name}: a list is [source, target], two line-parallel files: it needs dataset.kind: pairs",
+                )
         if isinstance(value, dict):
             for bad in [one for one in value if not re.fullmatch(r"[\w-]+", one) or one in ("train", "test")]:
                 keys = (("dataset", name, bad),)
-                yield keys, f"dataset.{name}: '{bad}' cannot name a validation set (letters, digits, _ and -; not train or test)"
+                yield (
+                    keys,
+                    f"dataset.{name}: '{bad}' cannot name a set (letters, digits, _ and -; not train or test)",
+                )
             if not value:
                 yield (("dataset", name),), f"dataset.{name} names no set"
     yield from _fractions(config)
@@ -141,14 +158,22 @@ def _fields(config: Config) -> Iterator[Problem]:
     dataset, separator = config.dataset, config.tokenize.separator
     if separator is not None and dataset.kind != "prompt_response":
         keys = (("tokenize", "separator"), ("dataset", "kind"))
-        yield keys, f"tokenize.separator cuts text into prompt and response: it needs dataset.kind: prompt_response, not {dataset.kind}"
+        yield (
+            keys,
+            "tokenize.separator cuts text into prompt and response: "
+            f"it needs dataset.kind: prompt_response, not {dataset.kind}",
+        )
     if separator == "":
         yield (("tokenize", "separator"),), "tokenize.separator should be some text or null, got ''"
     names = ("text",) if separator is not None else _FIELDS[dataset.kind]
     for name in dataset.fields:
         if name not in names:
             keys = (("dataset", "fields", name), ("dataset", "kind"), ("tokenize", "separator"))
-            yield keys, f"dataset.fields: a {dataset.kind} document has {' and '.join(names)}, no '{name}'{did_you_mean(name, names)}"
+            yield (
+                keys,
+                f"dataset.fields: a {dataset.kind} document has {' and '.join(names)}, no '{name}'"
+                + did_you_mean(name, names),
+            )
 
 
 def _windows(config: Config, stated: Mapping[KeyPath, str]) -> Iterator[Problem]:
@@ -158,12 +183,18 @@ def _windows(config: Config, stated: Mapping[KeyPath, str]) -> Iterator[Problem]
         keys = (packing, ("dataset", "kind"))
         yield keys, f"dataset.kind: pairs takes data.packing none | truncate, got {data.packing}"
     if data.overlap and data.packing in ("none", "truncate"):
-        yield (overlap, packing), f"data.overlap={data.overlap} needs data.packing full | partial; {data.packing} has no next window"
+        yield (
+            (overlap, packing),
+            f"data.overlap={data.overlap} needs data.packing full | partial; {data.packing} has no next window",
+        )
     left = data.max_seq_len - data.window_bos - data.window_eos
     if left < 1 or data.overlap >= left:
-        yield (overlap, ("data", "max_seq_len")), (
-            f"data.overlap={data.overlap} should be smaller than what a window has for text: "
-            f"max_seq_len={data.max_seq_len}{' less its BOS and EOS' if left < data.max_seq_len else ''}"
+        yield (
+            (overlap, ("data", "max_seq_len")),
+            (
+                f"data.overlap={data.overlap} should be smaller than what a window has for text: "
+                f"max_seq_len={data.max_seq_len}{' less its BOS and EOS' if left < data.max_seq_len else ''}"
+            ),
         )
 
 
@@ -171,30 +202,41 @@ def _tokenizer(config: Config, stated: Mapping[KeyPath, str]) -> Iterator[Proble
     tokenizer, special = config.tokenizer, config.tokenizer.special_tokens
     if tokenizer.path is not None:
         if tokenizer.retrain is not None:
-            yield (("tokenizer", "retrain"), ("tokenizer", "path")), (
-                "tokenizer.retrain trains a tokenizer, and tokenizer.path uses one that there is; set only one"
+            yield (
+                (("tokenizer", "retrain"), ("tokenizer", "path")),
+                ("tokenizer.retrain trains a tokenizer, and tokenizer.path uses one that there is; set only one"),
             )
         return
     if tokenizer.retrain is None:
         at = ("tokenizer", "special_tokens")
         if config.objective.name == "masked" and special.mask is None:
-            yield (("objective", "name"), (*at, "mask")), "objective masked needs tokenizer.special_tokens.mask, such as '<mask>'"
+            yield (
+                (("objective", "name"), (*at, "mask")),
+                "objective masked needs tokenizer.special_tokens.mask, such as '<mask>'",
+            )
         if config.tokenize.document_end == "eos" and special.eos is None:
-            yield ((*at, "eos"), ("tokenize", "document_end")), (
-                "tokenize.document_end: eos needs tokenizer.special_tokens.eos; or set document_end: none"
+            yield (
+                ((*at, "eos"), ("tokenize", "document_end")),
+                ("tokenize.document_end: eos needs tokenizer.special_tokens.eos; or set document_end: none"),
             )
         for setting, names in (("window_bos", ("bos", "cls")), ("window_eos", ("eos", "sep"))):
             if getattr(config.data, setting) and not any(getattr(special, name) for name in names):
                 keys = (("data", setting), (*at, names[0]))
                 yield keys, f"data.{setting} needs tokenizer.special_tokens.{names[0]}"
-        strings = [text for text in (special.bos, special.eos, special.pad, special.unk, special.mask, special.cls, special.sep)]
+        strings = [
+            text
+            for text in (special.bos, special.eos, special.pad, special.unk, special.mask, special.cls, special.sep)
+        ]
         if "" in strings or "" in special.extra:
             yield (at,), "tokenizer.special_tokens: a special token is some text or null, got ''"
         least = 256 + len({text for text in strings if text} | set(special.extra))
         if tokenizer.kind == "byte_level_bpe" and tokenizer.vocab_size < least:
-            yield (("tokenizer", "vocab_size"), ("tokenizer", "kind")), (
-                f"tokenizer.vocab_size={tokenizer.vocab_size} is too small for byte_level_bpe: "
-                f"256 bytes and {least - 256} special tokens make {least}"
+            yield (
+                (("tokenizer", "vocab_size"), ("tokenizer", "kind")),
+                (
+                    f"tokenizer.vocab_size={tokenizer.vocab_size} is too small for byte_level_bpe: "
+                    f"256 bytes and {least - 256} special tokens make {least}"
+                ),
             )
 
 
@@ -208,19 +250,28 @@ def _model(config: Config, stated: Mapping[KeyPath, str]) -> Iterator[Problem]:
     if way[1] != "huggingface" and model.attention is not None:
         yield (("model", "attention"), way), f"model.attention is for model.huggingface; model.{way[1]} chooses its own"
     if way[1] != "backbone" and not model.tie_embeddings and way[1] != "huggingface":
-        yield (("model", "tie_embeddings"), way), f"model.tie_embeddings is for model.backbone; model.{way[1]} chooses its own"
+        yield (
+            (("model", "tie_embeddings"), way),
+            f"model.tie_embeddings is for model.backbone; model.{way[1]} chooses its own",
+        )
     if way[1] == "backbone" and model.loss == "own":
         yield (("model", "loss"), way), "model.loss: own needs a model with a loss of its own: huggingface or module"
     if model.pretrained is None:
         for key in ("revision", "trust_remote_code"):
             if getattr(model, key):
                 yield (("model", key),), f"model.{key} is of model.pretrained, which is not set"
-    stated_positions = [name for name in ("max_seq_len", "max_position_embeddings", "n_positions") if name in model.arguments]
+    stated_positions = [
+        name for name in ("max_seq_len", "max_position_embeddings", "n_positions") if name in model.arguments
+    ]
     for name in stated_positions[:1]:
         positions = model.arguments[name]
         if isinstance(positions, int) and not isinstance(positions, bool) and positions < config.data.max_seq_len:
-            yield (("data", "max_seq_len"), ("model", "arguments", name)), (
-                f"data.max_seq_len={config.data.max_seq_len} is longer than the model's positions: model.arguments.{name}={positions}"
+            yield (
+                (("data", "max_seq_len"), ("model", "arguments", name)),
+                (
+                    f"data.max_seq_len={config.data.max_seq_len} is longer than the model's positions: "
+                    f"model.arguments.{name}={positions}"
+                ),
             )
 
 
@@ -239,8 +290,12 @@ def _objective(config: Config, stated: Mapping[KeyPath, str]) -> Iterator[Proble
         yield (way, keys[0]), f"objective {name} needs model.huggingface: {fitting[name]}, got {model.huggingface}"
     if model.backbone == "models.transformer.Transformer" and name in ("masked", "seq2seq"):
         what = "is causal" if name == "masked" else "takes no decoder_input_ids"
-        yield (keys[0], ("model", "backbone")), (
-            f"objective {name} does not go with models.transformer.Transformer, which {what}; set model.huggingface: {fitting[name]}"
+        yield (
+            (keys[0], ("model", "backbone")),
+            (
+                f"objective {name} does not go with models.transformer.Transformer, which {what}; "
+                f"set model.huggingface: {fitting[name]}"
+            ),
         )
 
 
@@ -264,7 +319,10 @@ def _trainer(config: Config, stated: Mapping[KeyPath, str]) -> Iterator[Problem]
         keys = (("trainer", "precision"), ("trainer", "accelerator"))
         yield keys, "trainer.precision: 16-mixed needs a GPU; on a CPU take bf16-mixed or 32-true"
     if trainer.max_time is not None and not re.fullmatch(r"\d+:\d\d:\d\d:\d\d", trainer.max_time):
-        yield (("trainer", "max_time"),), f"trainer.max_time should be DD:HH:MM:SS, such as 00:12:00:00, got '{trainer.max_time}'"
+        yield (
+            (("trainer", "max_time"),),
+            f"trainer.max_time should be DD:HH:MM:SS, such as 00:12:00:00, got '{trainer.max_time}'",
+        )
     warmup = config.schedule.warmup_steps
     if warmup is not None and trainer.max_steps is not None and warmup > trainer.max_steps:
         keys = (("schedule", "warmup_steps"), ("trainer", "max_steps"))
@@ -282,7 +340,10 @@ def _lightning(config: Config, stated: Mapping[KeyPath, str]) -> Iterator[Proble
         elif name not in OPEN_TO_THE_USER:
             near = did_you_mean(name, OPEN_TO_THE_USER) or f"; it takes {', '.join(OPEN_TO_THE_USER)}"
             yield (key,), f"trainer.lightning: Lightning's Trainer takes no '{name}'{near}"
-    for section, entries in (("trainer.callbacks", config.trainer.callbacks), ("inference.metrics", config.inference.metrics)):
+    for section, entries in (
+        ("trainer.callbacks", config.trainer.callbacks),
+        ("inference.metrics", config.inference.metrics),
+    ):
         for index, entry in enumerate(entries):
             place: KeyPath = (*section.split("."), index)
             name = entry.get("name") if isinstance(entry, dict) else entry
@@ -299,9 +360,12 @@ def _decoding(config: Config, stated: Mapping[KeyPath, str]) -> Iterator[Problem
     generation = config.generation
     greedy = generation.decoding.temperature == 0 and generation.decoding.num_beams == 1
     if generation.samples_per_prompt > 1 and greedy:
-        yield (("generation", "samples_per_prompt"), ("generation", "decoding", "temperature")), (
-            f"generation.samples_per_prompt={generation.samples_per_prompt} needs a temperature above 0 or beams: "
-            "greedy texts are all the same"
+        yield (
+            (("generation", "samples_per_prompt"), ("generation", "decoding", "temperature")),
+            (
+                f"generation.samples_per_prompt={generation.samples_per_prompt} needs a temperature above 0 or beams: "
+                "greedy texts are all the same"
+            ),
         )
     split = config.inference.split
     known = list(dict.fromkeys(["train", "validation", *validation_names(config), "test"]))
@@ -318,4 +382,7 @@ def _sampling(at: KeyPath, decoding: Decoding) -> Iterator[Problem]:
     if decoding.temperature == 0:
         for name in ("top_k", "top_p"):
             if getattr(decoding, name) is not None:
-                yield ((*at, name), temperature), f"{dotted((*at, name))} has no effect at temperature 0, which is greedy"
+                yield (
+                    ((*at, name), temperature),
+                    f"{dotted((*at, name))} has no effect at temperature 0, which is greedy",
+                )

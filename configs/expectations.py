@@ -115,7 +115,9 @@ def _plural(words: str) -> str:
 
 def _limits(metadata: list[Any]) -> str:
     words = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
-    limits = [f"{word} {getattr(item, name)}" for item in metadata for name, word in words.items() if hasattr(item, name)]
+    limits = [
+        f"{word} {getattr(item, name)}" for item in metadata for name, word in words.items() if hasattr(item, name)
+    ]
     return f" {' and '.join(limits)}" if limits else ""
 
 

@@ -1,6 +1,6 @@
 """The schema -> `default_config.yaml`, the page that shows every setting, and `config.schema.json`, for editors.
 
-    python -m configs.generate          (make configs)
+python -m configs.generate          (make configs)
 """
 
 import json

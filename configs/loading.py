@@ -8,33 +8,24 @@ A later layer's value replaces an earlier one's; where of a group only one key m
 import copy
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import ValidationError
-from pydantic.fields import FieldInfo
 
 from configs import contradictions, expectations
 from configs.code_arguments import check_code
 from configs.expectations import find, section_of
+from configs.paths import expand_paths
 from configs.places import REPOSITORY
 from configs.schema import Config, Section
-from utils.yaml_text import KeyPath, Layer, Origin, dotted, read_scalar, read_yaml
 from utils.messages import UserError
+from utils.yaml_text import KeyPath, Layer, Origin, dotted, read_scalar, read_yaml
 
 COMMAND_LINE = "command line"
-# Names on the Hub, or places: a $VARIABLE expands, and what is a path is one from the repository.
-_NAMES_OR_PATHS = (
-    ("dataset", "name"),
-    ("tokenizer", "path"),
-    ("tokenizer", "retrain"),
-    ("model", "pretrained"),
-    ("inference", "checkpoint"),
-    ("generation", "checkpoint"),
-)
 
 
 @dataclass
@@ -84,8 +75,7 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
         for keys, problem in [*contradictions.find(config, stated), *check_code(config, stated)]:
             if not any(loading.is_bad(key) for key in keys):
                 loading.add(next((key for key in keys if loading.origin(key)), keys[0]), problem)
-    written: dict[KeyPath, str] = {}
-    values = _expand_paths(loading, written)
+    values, written = expand_paths(loading.values, loading.is_bad, loading.add)
     if loading.problems or config is None:
         raise UserError("\n".join(_in_order(loading.problems)))
     if values.get("name") is None:
@@ -199,14 +189,21 @@ def _set(key: KeyPath, value: Any, origins: dict[KeyPath, Origin], loading: _Loa
         if inside is None:
             inside = copy.deepcopy(info.get_default(call_default_factory=True)) or {}
         if not isinstance(inside, dict):
-            return loading.problems.append(f"{COMMAND_LINE}: {dotted(known)} has no keys, so '{dotted(key)}' cannot be set")
+            return loading.problems.append(
+                f"{COMMAND_LINE}: {dotted(known)} has no keys, so '{dotted(key)}' cannot be set"
+            )
         values[known[-1]] = inside
         _nest(inside, key[len(known) :], value)
     elif info or len(known) < len(key):
         _nest(values, key[len(known) - bool(info) :], value)
     elif isinstance(value, dict):  # a whole section: its keys one by one
         for name, inner in value.items():
-            _set((*key, name), inner, {place: origin for place, origin in origins.items() if place[: len(key)] == key}, loading)
+            _set(
+                (*key, name),
+                inner,
+                {place: origin for place, origin in origins.items() if place[: len(key)] == key},
+                loading,
+            )
     else:
         _nest(loading.values, key, value)
     stale = [place for place in loading.origins if place[: len(key)] == key and len(place) > len(key)]
@@ -341,71 +338,6 @@ def _element(annotation: Any, value: Any) -> Any:
     """What is expected of the items of a list or the values of a mapping."""
     members = [member for member in _flat(annotation) if get_origin(member) in (list, dict)]
     return get_args(members[-1])[-1] if members else annotation
-
-
-# --- variables and paths ----------------------------------------------------------------------------------------------
-
-
-def _expand_paths(loading: _Loading, written: dict[KeyPath, str]) -> dict[str, Any]:
-    """The values with $VARIABLES expanded and paths absolute; fills `written` with each path as it stood there."""
-    variables = {**_dot_env(), **os.environ}
-    values = copy.deepcopy(loading.values)
-
-    def absolute(text: str, key: KeyPath) -> str:
-        expanded = _expanded(text, key, variables, loading)
-        written[key] = text
-        return str(REPOSITORY / os.path.expanduser(expanded))
-
-    for key, info in expectations.settings():
-        inner: Any = values
-        for name in key[:-1]:
-            inner = inner.get(name) if isinstance(inner, dict) else None
-        if not isinstance(inner, dict) or inner.get(key[-1]) in (None, info.default) or loading.is_bad(key):
-            continue  # a default stays as it is: places.py knows where the repository is
-        if _is_path(info):
-            inner[key[-1]] = _each_text(inner[key[-1]], key, absolute)
-        elif key in _NAMES_OR_PATHS and _looks_like_a_path(inner[key[-1]]):
-            inner[key[-1]] = absolute(inner[key[-1]], key)
-    return values
-
-
-def _is_path(info: FieldInfo) -> bool:
-    return "path" in info.metadata or "'path'" in str(info.annotation)
-
-
-def _each_text(value: Any, key: KeyPath, change: Callable[[str, KeyPath], str]) -> Any:
-    if isinstance(value, dict):
-        return {name: _each_text(inner, (*key, name), change) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_each_text(inner, (*key, index), change) for index, inner in enumerate(value)]
-    return change(value, key) if isinstance(value, str) else value
-
-
-def _looks_like_a_path(text: Any) -> bool:
-    if not isinstance(text, str) or not text:
-        return False
-    return "$" in text or text[0] in "./~" or (REPOSITORY / text).exists() or text.split("/")[0] in ("runs", "data")
-
-
-def _expanded(text: str, key: KeyPath, variables: dict[str, str], loading: _Loading) -> str:
-    def value(match: re.Match[str]) -> str:
-        name = match[1] or match[2]
-        if name not in variables:
-            loading.add(key, f"{dotted(key)}: ${name} is not defined; export it, or put {name}=... into .env")
-        return variables.get(name, "")
-
-    return re.sub(r"\$(?:\{(\w+)\}|([A-Za-z_]\w*))", value, text)
-
-
-def _dot_env() -> dict[str, str]:
-    """NAME=value lines of the git-ignored .env file beside train.py, where there is one."""
-    try:
-        lines = (REPOSITORY / ".env").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return {}
-    pattern = re.compile(r"""\s*(?:export\s+)?([A-Za-z_]\w*)\s*=\s*("[^"]*"|'[^']*'|[^#]*?)\s*(?:#.*)?$""")
-    matches = [match for match in map(pattern.match, lines) if match]
-    return {match[1]: match[2][1:-1] if match[2][:1] in ("'", '"') else match[2] for match in matches}
 
 
 def _in_order(problems: list[str]) -> list[str]:

@@ -76,7 +76,7 @@ class Dataset(Section):
     )
     path: Path | list[Path] | None = setting(
         None,
-        "files: a file, folder or glob, cut into splits by `fractions`; a list [source, target] for two line-parallel files",
+        "files: a file, folder or glob, cut into splits by `fractions`; [source, target] for two line-parallel files",
     )
     train_path: Path | list[Path] | None = setting(None, "files: the training split, in place of `path`")
     validation_path: Path | list[Path] | dict[str, Path | list[Path]] | None = setting(
@@ -91,8 +91,8 @@ class Dataset(Section):
     )
     fields: dict[str, str] = setting(
         dict,
-        "of a document <- a field of the data, or a template such as '{instruction}\\n{input}'. By default the names are "
-        "the same: text; prompt, response; messages; source, target",
+        "of a document <- a field of the data, or a template such as '{instruction}\\n{input}'. By default the names "
+        "are the same: text; prompt, response; messages; source, target",
     )
     text_unit: Literal["file", "line", "paragraph"] = setting("file", "what is one document in .txt files")
     max_documents: int | None = setting(None, "at most so many documents of each split", gt=0)
@@ -117,20 +117,26 @@ class Tokenizer(Section):
     """Which tokenizer, and how one is trained."""
 
     path: str | None = setting(
-        None, "a directory, a tokenizer.json, a SentencePiece .model, or a name on the Hub; by default the one trained here"
+        None,
+        "a directory, a tokenizer.json, a SentencePiece .model, or a name on the Hub; by default the one trained here",
     )
     revision: str | None = setting(None, "commit, tag or branch of the Hub's tokenizer to pin")
     kind: Literal["byte_level_bpe", "bpe", "wordpiece", "unigram", "char", "word"] = setting(
         "byte_level_bpe",
-        "what is trained: byte_level_bpe | bpe | wordpiece | unigram by train_hf_tokenizer; unigram | bpe | char | word "
-        "by train_sp_tokenizer",
+        "what is trained: byte_level_bpe | bpe | wordpiece | unigram by train_hf_tokenizer; unigram | bpe | char | "
+        "word by train_sp_tokenizer",
     )
-    retrain: str | None = setting(None, "a pretrained tokenizer whose pipeline is trained anew on this corpus (train_hf_tokenizer)")
+    retrain: str | None = setting(
+        None, "a pretrained tokenizer whose pipeline is trained anew on this corpus (train_hf_tokenizer)"
+    )
     vocab_size: int = setting(8192, "tokens, special ones included", gt=1)
     special_tokens: SpecialTokens = setting(SpecialTokens, "their strings")
-    normalisation: Literal["identity", "nfc", "nfkc", "nfkc_lowercase"] = setting("identity", "of the text, before all else")
+    normalisation: Literal["identity", "nfc", "nfkc", "nfkc_lowercase"] = setting(
+        "identity", "of the text, before all else"
+    )
     pre_tokenisation: Literal["gpt2", "gpt4", "whitespace", "bert", "metaspace"] | None = setting(
-        None, "what a token never crosses; by default gpt2 for byte_level_bpe, bert for wordpiece, metaspace for the others"
+        None,
+        "what a token never crosses; by default gpt2 for byte_level_bpe, bert for wordpiece, metaspace for the others",
     )
     byte_fallback: bool = setting(True, "SentencePiece: unseen characters become bytes, not <unk>")
     character_coverage: float = setting(0.9995, "SentencePiece: share of the characters that get a piece", gt=0, le=1)
@@ -143,9 +149,12 @@ class Tokenize(Section):
     path: Path | None = setting(None, "folder of the shards; by default under paths.data, by name", trains=False)
     document_end: Literal["eos", "none"] = setting("eos", "what ends every document, response, source and target")
     separator: str | None = setting(
-        None, "makes text into prompt and response: the prompt ends with this string (kind: prompt_response, field text)"
+        None,
+        "makes text into prompt and response: the prompt ends with this string (kind: prompt_response, field text)",
     )
-    missing_separator: Literal["skip", "stop"] = setting("stop", "a document without it is skipped and counted, or an error")
+    missing_separator: Literal["skip", "stop"] = setting(
+        "stop", "a document without it is skipped and counted, or an error"
+    )
     prepend: str = setting("", "put before every document, prompt or source")
     parts: int = setting(1, "the input is cut into so many parts, each with its own shards", gt=0)
     shard_tokens: int = setting(100_000_000, "tokens in a shard, at most (a document never crosses shards)", gt=0)
@@ -153,7 +162,9 @@ class Tokenize(Section):
         "stop", "not UTF-8, not JSON, no such field, too long: skipped and counted, or an error"
     )
     max_document_bytes: int = setting(8_000_000, "a longer document is a bad one", gt=0)
-    num_workers: int | None = setting(None, "processes; by default one for each CPU core. The shards do not depend on it", ge=0, trains=False)
+    num_workers: int | None = setting(
+        None, "processes; by default one for each CPU core. The shards do not depend on it", ge=0, trains=False
+    )
 
 
 class Data(Section):
@@ -162,8 +173,8 @@ class Data(Section):
     max_seq_len: int = setting(256, "tokens in a window", gt=0)
     packing: Literal["full", "partial", "truncate", "none"] = setting(
         "full",
-        "full: all documents run together | partial: each is cut by itself | truncate: the first window of each | none: one "
-        "a window, longer ones refused",
+        "full: all documents run together | partial: each is cut by itself | truncate: the first window of each | none: "
+        "one a window, longer ones refused",
     )
     overlap: int = setting(0, "tokens that a window repeats of the one before; they are scored once", ge=0)
     pad_to: Literal["longest", "max_seq_len"] = setting("longest", "width of a batch")
@@ -181,23 +192,33 @@ class Model(Section):
     one_of = (("backbone", "huggingface", "module"),)
 
     backbone: Code | None = setting(
-        "models.transformer.Transformer", "import path of an nn.Module: tokens -> hidden states; head, loss and generation are put around it"
+        "models.transformer.Transformer",
+        "import path of an nn.Module: tokens -> hidden states; head, loss and generation are put around it",
     )
     huggingface: Code | None = setting(
-        None, "a class of transformers or an auto class (AutoModelForCausalLM, …), or the import path of a copied and edited one"
+        None,
+        "a class of transformers (AutoModelForCausalLM, …), or the import path of a copied and edited one",
     )
     module: Code | None = setting(None, "import path of any nn.Module that returns logits and/or a loss")
-    arguments: dict[str, Any] = setting(dict, "of the backbone or module; for huggingface: values of its config (model_type for an auto class)")
-    pretrained: str | None = setting(None, "start from these weights: a directory (a run's model/ too) or a name on the Hub")
+    arguments: dict[str, Any] = setting(
+        dict, "of the backbone or module; for huggingface: values of its config (model_type for an auto class)"
+    )
+    pretrained: str | None = setting(
+        None, "start from these weights: a directory (a run's model/ too) or a name on the Hub"
+    )
     revision: str | None = setting(None, "commit, tag or branch of the Hub's model to pin")
     trust_remote_code: bool = setting(False, "run Python code that comes with the pretrained model")
     tie_embeddings: bool = setting(True, "backbone: the head is the embedding")
     attention: Literal["sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3"] | None = setting(
         None, "huggingface: the implementation; by default sdpa where the model has it, else eager"
     )
-    loss: Literal["auto", "own"] = setting("auto", "auto: from the logits, exact over padding and ranks | own: the model's own mean, times its count")
+    loss: Literal["auto", "own"] = setting(
+        "auto", "auto: from the logits, exact over padding and ranks | own: the model's own mean, times its count"
+    )
     compile: bool = setting(False, "torch.compile: a slow start, then 1.3 to 1.8 times as fast")
-    activation_checkpointing: bool = setting(False, "recompute activations in the backward pass: less memory, about a third slower")
+    activation_checkpointing: bool = setting(
+        False, "recompute activations in the backward pass: less memory, about a third slower"
+    )
 
 
 class Objective(Named):
@@ -240,22 +261,32 @@ class Trainer(Section):
     max_steps: int | None = setting(None, "length of the run in steps", gt=0)
     max_epochs: float | None = setting(1.0, "the same in passes over the training windows", gt=0)
     max_tokens: int | None = setting(None, "the same in unpadded input tokens", gt=0)
-    max_time: str | None = setting(None, "stop earlier after DD:HH:MM:SS of training (the schedule does not change)", trains=False)
+    max_time: str | None = setting(
+        None, "stop earlier after DD:HH:MM:SS of training (the schedule does not change)", trains=False
+    )
     global_batch_size: int = setting(32, "windows in a step, over all devices", gt=0)
-    micro_batch_size: int | None = setting(None, "windows that a device computes at once; by default its whole share of the step", gt=0, trains=False)
+    micro_batch_size: int | None = setting(
+        None, "windows that a device computes at once; by default its whole share of the step", gt=0, trains=False
+    )
     precision: Literal["auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed"] = setting(
         "auto", "auto: bf16-mixed where the hardware is fast at it (on a CPU only with AMX), else 32-true"
     )
     clip: float | None = setting(1.0, "largest norm of the gradient", gt=0)
-    validate_every: int | None = setting(500, "steps between validations (one more at the end); null: only at the end", gt=0)
+    validate_every: int | None = setting(
+        500, "steps between validations (one more at the end); null: only at the end", gt=0
+    )
     validate_at_start: bool = setting(True, "validate before the first step")
-    validation_windows: int | None = setting(None, "validate on so many windows of each set, evenly spaced; null: on all", gt=0)
+    validation_windows: int | None = setting(
+        None, "validate on so many windows of each set, evenly spaced; null: on all", gt=0
+    )
     early_stopping: EarlyStopping = setting(EarlyStopping, "on checkpoints.monitor")
     accelerator: Literal["auto", "cpu", "gpu"] = setting("auto", "cpu | gpu", trains=False)
     devices: int | Literal["auto"] = setting(1, "on each node", trains=False)
     num_nodes: int = setting(1, "machines", gt=0, trains=False)
     lightning: dict[str, Any] = setting(dict, "any other argument of pytorch_lightning.Trainer", trains=False)
-    callbacks: list[Any] = setting(list, "Lightning callbacks: an import path, or {name: import path, and its arguments}", trains=False)
+    callbacks: list[Any] = setting(
+        list, "Lightning callbacks: an import path, or {name: import path, and its arguments}", trains=False
+    )
 
 
 class Checkpoints(Section):
@@ -264,15 +295,23 @@ class Checkpoints(Section):
     every: int | None = setting(500, "steps between checkpoints (one more at the end)", gt=0, trains=False)
     every_minutes: float | None = setting(None, "and minutes between them", gt=0, trains=False)
     keep_last: int = setting(1, "newest checkpoints kept", gt=0, trains=False)
-    monitor: str | None = setting(None, "what best means: a validation metric, lower is better; by default the loss of the first set", trains=False)
-    export: Literal["best", "last", "none"] = setting("best", "weights that end up in runs/<name>/model as a Hugging Face directory", trains=False)
+    monitor: str | None = setting(
+        None,
+        "what best means: a validation metric, lower is better; by default the loss of the first set",
+        trains=False,
+    )
+    export: Literal["best", "last", "none"] = setting(
+        "best", "weights that end up in runs/<name>/model as a Hugging Face directory", trains=False
+    )
 
 
 class Logging(Section):
     """Who is told what, and how often."""
 
     every: int = setting(10, "steps between lines of metrics.jsonl", gt=0, trains=False)
-    plain_every_seconds: float = setting(30.0, "between lines of progress where there is no terminal", gt=0, trains=False)
+    plain_every_seconds: float = setting(
+        30.0, "between lines of progress where there is no terminal", gt=0, trains=False
+    )
     samples: int = setting(2, "predictions written at each validation", ge=0, trains=False)
     tensorboard: bool = setting(True, "write TensorBoard files into the run folder", trains=False)
     wandb: dict[str, Any] | None = setting(None, "arguments of wandb.init; null: Weights & Biases is off", trains=False)
@@ -284,8 +323,12 @@ class Decoding(Section):
     max_new_tokens: int = setting(64, "at most", gt=0, trains=False)
     temperature: float = setting(0.0, "0: greedy; else logits are divided by it and sampled", ge=0, trains=False)
     top_k: int | None = setting(None, "sample among the k most likely", gt=0, trains=False)
-    top_p: float | None = setting(None, "sample among the most likely that together have this probability", gt=0, le=1, trains=False)
-    repetition_penalty: float = setting(1.0, "logits of tokens already there are divided (negative: multiplied) by it", gt=0, trains=False)
+    top_p: float | None = setting(
+        None, "sample among the most likely that together have this probability", gt=0, le=1, trains=False
+    )
+    repetition_penalty: float = setting(
+        1.0, "logits of tokens already there are divided (negative: multiplied) by it", gt=0, trains=False
+    )
     num_beams: int = setting(1, "beam search with so many beams (temperature 0)", gt=0, trains=False)
     length_penalty: float = setting(1.0, "beams are ranked by log-probability / length ** this", trains=False)
     stop_strings: list[str] = setting(list, "text that ends a sample; it is cut off", trains=False)
@@ -295,11 +338,15 @@ class Decoding(Section):
 class Inference(Section):
     """Scoring a run on a test set."""
 
-    checkpoint: str = setting("best", "best | last of the run, or the path of a checkpoint, a run or a Hugging Face directory", trains=False)
+    checkpoint: str = setting(
+        "best", "best | last of the run, or the path of a checkpoint, a run or a Hugging Face directory", trains=False
+    )
     split: str = setting("test", "which split (or the name of a validation set)", trains=False)
     batch_size: int = setting(32, "windows or prompts at once", gt=0, trains=False)
     max_samples: int | None = setting(None, "score only so many, from the start", gt=0, trains=False)
-    generate: bool | None = setting(None, "also generate and score text; by default for prompt_response, messages and pairs", trains=False)
+    generate: bool | None = setting(
+        None, "also generate and score text; by default for prompt_response, messages and pairs", trains=False
+    )
     metrics: list[Any] = setting(
         ["bleu", "chrf", "exact_match"],
         "of generated text: bleu | chrf | exact_match, the import path of f(predictions, references) -> number or of a "
@@ -312,13 +359,19 @@ class Inference(Section):
 class Generation(Section):
     """Writing text from a prompts file."""
 
-    checkpoint: str = setting("best", "best | last of the run, or the path of a checkpoint, a run or a Hugging Face directory", trains=False)
+    checkpoint: str = setting(
+        "best", "best | last of the run, or the path of a checkpoint, a run or a Hugging Face directory", trains=False
+    )
     prompts_path: Path | None = setting(None, ".txt: a prompt a line; .jsonl: an object a line", trains=False)
-    prompt: str = setting("prompt", "jsonl: the field of the prompt, or a template such as '{question}\\n'", trains=False)
+    prompt: str = setting(
+        "prompt", "jsonl: the field of the prompt, or a template such as '{question}\\n'", trains=False
+    )
     batch_size: int = setting(16, "prompts at once", gt=0, trains=False)
     samples_per_prompt: int = setting(1, "texts for each prompt", gt=0, trains=False)
     seed: int = setting(0, "of the sampling", trains=False)
-    self_check: bool = setting(True, "check on a few prompts that a batch gives what each prompt gives alone; else go one by one", trains=False)
+    self_check: bool = setting(
+        True, "check on a few prompts that a batch gives what each prompt gives alone; else go one by one", trains=False
+    )
     decoding: Decoding = setting(Decoding, "how text is generated", trains=False)
 
 

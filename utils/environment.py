@@ -23,7 +23,14 @@ _PACKAGES = (
     "torchmetrics", "sacrebleu", "pydantic",
 )  # fmt: skip
 # Of the environment only what changes how a run goes: the rest may hold secrets.
-_VARIABLES = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "WORLD_SIZE", "SLURM_JOB_ID", "SLURM_JOB_NODELIST", "SLURM_NTASKS")
+_VARIABLES = (
+    "CUDA_VISIBLE_DEVICES",
+    "OMP_NUM_THREADS",
+    "WORLD_SIZE",
+    "SLURM_JOB_ID",
+    "SLURM_JOB_NODELIST",
+    "SLURM_NTASKS",
+)
 _SOURCES = (".py", ".yaml", ".yml", ".sh", ".toml", ".txt", ".md", ".cu", ".cpp")
 _LARGEST_SOURCE = 1_000_000  # bytes; a larger untracked file is data, whatever its name
 _LARGEST_PATCH = 20_000_000
@@ -80,7 +87,9 @@ def _start(command: list[str]) -> subprocess.Popen[str] | None:
     if shutil.which(command[0]) is None:
         return None
     try:
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, text=True)
+        return subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, text=True
+        )
     except OSError:
         return None
 
@@ -118,7 +127,9 @@ def _code() -> tuple[dict[str, Any], bytes | None]:
             return {"commit": None}, None
         commit = _git("rev-parse", "HEAD").decode().strip()
         names = _git("ls-files", "--others", "--exclude-standard", "-z").split(b"\0")
-        untracked = [name for name in map(os.fsdecode, names) if name.endswith(_SOURCES) and _is_small(REPOSITORY / name)]
+        untracked = [
+            name for name in map(os.fsdecode, names) if name.endswith(_SOURCES) and _is_small(REPOSITORY / name)
+        ]
         patch = _patch(untracked)
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
         return {"commit": None}, None

@@ -135,7 +135,8 @@ def cannot_write(path: str | os.PathLike[str], error: BaseException) -> UserErro
             full = code in (errno.ENOSPC, errno.EDQUOT)
             advice = "free some space, or choose" if full else "choose"
             return UserError(
-                f"cannot write {shown(path)}: {os.strerror(code).lower()}; {advice} another folder (paths.data, paths.runs)"
+                f"cannot write {shown(path)}: {os.strerror(code).lower()}; "
+                f"{advice} another folder (paths.data, paths.runs)"
             )
         seen = seen.__cause__ or seen.__context__
     return None

@@ -68,7 +68,9 @@ def check_arguments(
     takes = accepts(callable_)
     called = getattr(callable_, "__name__", str(callable_))
     problems = [
-        unknown_argument(called, name, takes - set(given)) for name in arguments if takes is not None and name not in takes
+        unknown_argument(called, name, takes - set(given))
+        for name in arguments
+        if takes is not None and name not in takes
     ]
     problems += [f"{called} gets '{name}' from Liftoff itself; leave it out" for name in arguments if name in given]
     if takes is not None:

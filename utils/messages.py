@@ -1,4 +1,4 @@
-"""What a stage has to say -> the terminal, or plain lines in a log file; silent on every rank but the first.
+"""What a stage has to say -> the terminal, or plain lines in a log file; silent on all ranks but the first.
 
 `UserError` is what the user can mend: the front door prints it as one line. Everything else is a bug, with its traceback.
 """
@@ -166,7 +166,12 @@ def progress(
     if not is_first_rank():
         yield Meter(description, total, unit, every_seconds=float("inf"))
     elif console.is_terminal and not console.is_dumb_terminal:
-        columns = (SpinnerColumn(finished_text="✓"), TextColumn("{task.description}"), BarColumn(bar_width=20), _Counts())
+        columns = (
+            SpinnerColumn(finished_text="✓"),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            _Counts(),
+        )
         with Progress(*columns, console=console, expand=False) as bar:
             meter = _RichMeter(bar, escape(description), total, unit)
             yield meter

@@ -161,14 +161,16 @@ class RunDirectory:
         except OSError as error:
             raise UserError(f"cannot write {shown(self.path)}: {(error.strerror or str(error)).lower()}") from None
         try:
-            # A lock of the process (not of the open file): worker processes do not keep it alive when this one is killed.
+            # A lock of the process, not of the open file: orphaned workers do not hold it when this one is killed.
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             with suppress(OSError):
                 owner = os.pread(self._lock, 200, 0).decode(errors="replace").strip()
             os.close(self._lock)
             self._lock = None
-            raise UserError(f"{shown(self.path)} is being trained by {owner or 'another process'}; wait for it, or stop it") from None
+            raise UserError(
+                f"{shown(self.path)} is being trained by {owner or 'another process'}; wait for it, or stop it"
+            ) from None
         except OSError:
             warn(f"{shown(self.path)}: this file system has no locks; take care not to train the run twice at once")
             return

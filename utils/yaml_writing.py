@@ -23,8 +23,8 @@ def to_yaml(
     comment: Callable[[KeyPath], str] = _nothing,
     heading: Callable[[KeyPath], str] = _nothing,
 ) -> str:
-    """values: mappings, lists, text, numbers, booleans and None. comment: to stand beside a key, or "". heading: to stand
-    above a mapping, a line each, or ""."""
+    """values: mappings, lists, text, numbers, booleans and None. comment: to stand beside a key, or "". heading: to
+    stand above a mapping, or ""."""
     lines: list[str] = []
     _write(values, (), comment, heading, lines)
     return "\n".join(lines).strip("\n") + "\n"
@@ -96,7 +96,9 @@ def _float(value: float) -> str:
 
 def _text(text: str) -> str:
     """Plain where it reads back as the same text, also inside of lists; else in double quotes."""
-    if re.fullmatch(r"[A-Za-z0-9_./~$+-]([\w ./~$+=-]*[\w./~$+=-])?", text, flags=re.ASCII) and not text.startswith("- "):
+    if re.fullmatch(r"[A-Za-z0-9_./~$+-]([\w ./~$+=-]*[\w./~$+=-])?", text, flags=re.ASCII) and not text.startswith(
+        "- "
+    ):
         if read_scalar(text, (), "").values.get("value") == text:
             return text
     return json.dumps(text, ensure_ascii=False)
