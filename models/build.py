@@ -98,7 +98,7 @@ def dress_module(
     check_arguments(kind, arguments, "model.arguments", given=size)
     model = PlainModule(kind(**size, **arguments), rows, tokens, own_loss)
     if pretrained is not None:
-        load_module(model, pretrained)
+        load_module(model, pretrained, arguments)
     return model
 
 

@@ -17,7 +17,7 @@ from models.llama_format import CLASSES, arguments_from_config, arguments_of, fr
 from models.transformer import Transformer
 
 # What may differ between a checkpoint and the model that goes on from it.
-FREE = {"vocab_size", "max_seq_len"}
+FREE = {"vocab_size", "max_seq_len", "dropout"}
 INNER = "inner."  # the model within the wrapper of hf_export_template.py
 
 
@@ -30,8 +30,10 @@ def load_backbone(model: LanguageModel, directory: str | Path) -> list[str]:
     config, weights = read_directory(directory)
     if config.get("model_type") in CLASSES:
         weights = _of_llama(model, config, weights, str(directory))
-    elif "backbone" not in config:
-        weights = _of_wrapper(config, weights, str(directory))
+    elif "backbone" in config:
+        _refuse_others(config["arguments"], model.arguments, str(directory))
+    else:
+        weights = _of_wrapper(config, weights, model.arguments, str(directory))
     weights, notes = _fit_rows(model, weights)
     if model.head is None and "head.weight" in weights:
         raise ValueError(f"{directory} has a head of its own; set model.tie_embeddings: false")
@@ -42,10 +44,10 @@ def load_backbone(model: LanguageModel, directory: str | Path) -> list[str]:
     return notes
 
 
-def load_module(model: nn.Module, directory: str | Path) -> None:
-    """The same for any module (dressed as models.plain does), from an earlier run's export of it."""
+def load_module(model: nn.Module, directory: str | Path, arguments: dict[str, Any]) -> None:
+    """The same for any module (dressed as models.plain does, built with arguments), from an earlier run's export."""
     config, weights = read_directory(directory)
-    load_weights(model, _of_wrapper(config, weights, str(directory)), str(directory))
+    load_weights(model, _of_wrapper(config, weights, arguments, str(directory)), str(directory))
 
 
 def read_directory(directory: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -70,14 +72,7 @@ def _of_llama(model: LanguageModel, config: dict[str, Any], theirs: dict[str, Te
     """Weights of a Llama under the names of ours."""
     wanted = arguments_from_config(config)
     if isinstance(model.backbone, Transformer):
-        ours = arguments_of(model.backbone)
-        differ = [
-            f"{key} is {wanted[key]} there, {ours[key]} here"
-            for key in ours
-            if key not in FREE and wanted[key] != ours[key]
-        ]
-        if differ:
-            raise ValueError(f"{where} is of another model: {'; '.join(differ)}")
+        _refuse_others(wanted, arguments_of(model.backbone), where)
     weights, head, left = from_llama(theirs)
     if left:
         raise ValueError(f"{where} has weights that models.transformer.Transformer does not: {', '.join(left[:5])}")
@@ -85,15 +80,26 @@ def _of_llama(model: LanguageModel, config: dict[str, Any], theirs: dict[str, Te
     return named if head is None else named | {"head.weight": head}
 
 
-def _of_wrapper(config: dict[str, Any], weights: dict[str, Tensor], where: str) -> dict[str, Tensor]:
+def _of_wrapper(
+    config: dict[str, Any], weights: dict[str, Tensor], arguments: dict[str, Any], where: str
+) -> dict[str, Tensor]:
     """Weights of the wrapper, under the names within, tied ones under each of their names."""
     if not all(name.startswith(INNER) for name in weights):
         raise ValueError(
             f"{where} (model_type {config.get('model_type')}) is no model that Liftoff has dressed; "
             "a model of transformers goes under model.huggingface"
         )
+    _refuse_others(config.get("architecture") or {}, arguments, where)
     weights = weights | {name: weights[source] for name, source in config.get("tied", {}).items()}
     return {name.removeprefix(INNER): weight for name, weight in weights.items()}
+
+
+def _refuse_others(theirs: dict[str, Any], ours: dict[str, Any], where: str) -> None:
+    """Refuses weights of a model built otherwise: heads or angles that differ show in no shape."""
+    names = [name for name in theirs if name in ours and name not in FREE and theirs[name] != ours[name]]
+    if names:
+        differ = [f"{name} is {theirs[name]} there, {ours[name]} here" for name in names]
+        raise ValueError(f"{where} is of another model: {'; '.join(differ)}")
 
 
 def _fit_rows(model: LanguageModel, weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

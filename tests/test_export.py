@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from configs.schema import Config
-from models.build import dress_backbone
+from models.build import build_model
 from models.language_model import LanguageModel
 from models.llama_format import arguments_from_config, arguments_of, config_of, to_llama
 from models.pretrained import load_backbone
@@ -20,7 +20,7 @@ from training.export import export
 
 TOKENS = 500
 SMALL = {"width": 32, "depth": 2, "heads": 4, "max_seq_len": 64}
-TRANSFORMER = "models.transformer.Transformer"
+TRANSFORMER, MIXER = "models.transformer.Transformer", "architectures.mixer.Mixer"
 # A backbone that is no Llama, in several files: with angles and masks that are in no file of weights.
 BACKBONE = '''"""Tokens -> hidden states."""
 
@@ -91,6 +91,12 @@ def scrambled(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     return model
 
 
+def dressed(
+    arguments: dict = SMALL, *, name: str = TRANSFORMER, tied: bool = True, tokens: int = TOKENS, seed: int = 0
+) -> LanguageModel:
+    return build_model(vocab_size=tokens, backbone=name, arguments=arguments, tie_embeddings=tied, seed=seed)
+
+
 def some_ids(rows: int = 2, length: int = 20) -> torch.Tensor:
     return torch.randint(3, TOKENS, (rows, length), generator=torch.Generator().manual_seed(1))
 
@@ -111,7 +117,7 @@ def in_a_fresh_process(script: str, tmp_path: Path) -> str:
 def test_our_transformer_is_a_llama(special: dict, tied: bool) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    model = scrambled(dress_backbone(TRANSFORMER, SMALL | {"rope_theta": 500.0} | special, TOKENS, tied)).eval()
+    model = scrambled(dressed(SMALL | {"rope_theta": 500.0} | special, tied=tied)).eval()
     values = config_of(model.backbone, tied=tied)
     theirs = AutoModelForCausalLM.from_config(AutoConfig.for_model(**values)).eval()
     weights = to_llama(model.backbone, None if tied else model.head.weight)
@@ -125,7 +131,7 @@ def test_our_transformer_is_a_llama(special: dict, tied: bool) -> None:
 
 
 def test_an_export_is_whole_verified_and_read_back(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    model = scrambled(dress_backbone(TRANSFORMER, SMALL, TOKENS, True))
+    model = scrambled(dressed())
     config = Config(name="mine")
     done = export(model, tokenizer, config, tmp_path / "model", sample=some_ids(), measures={"validation loss": 3.25})
     assert done.what.startswith("a Llama") and done.difference < 1e-4 and done.notes == ()
@@ -144,7 +150,7 @@ def test_an_export_is_whole_verified_and_read_back(tokenizer: Tokenizer, tmp_pat
     generation = json.loads((tmp_path / "model/generation_config.json").read_text())
     assert generation["suppress_tokens"] == list(range(TOKENS, 512)) and generation["eos_token_id"] == tokenizer.eos_id
 
-    again = scrambled(dress_backbone(TRANSFORMER, SMALL, TOKENS, True), seed=5)
+    again = scrambled(dressed(), seed=5)
     assert load_backbone(again, tmp_path / "model") == []
     same_weights(again, model)
     export(model, tokenizer, config, tmp_path / "model")
@@ -162,11 +168,11 @@ def test_a_model_that_computes_something_else_does_not_count_as_exported(
 ) -> None:
     plain = Transformer.forward
     monkeypatch.setattr(Transformer, "forward", lambda self, *args, **named: plain(self, *args, **named) * 1.001)
-    model = scrambled(dress_backbone(TRANSFORMER, SMALL, TOKENS, True))
+    model = scrambled(dressed())
     done = export(model, tokenizer, Config(), tmp_path / "model")
     assert done.what == "weights and config of Transformer, without its code"
     assert len(done.notes) == 2 and all("logits come out different, by 1.0e-03" in note for note in done.notes)
-    again = dress_backbone(TRANSFORMER, SMALL, TOKENS, True)
+    again = dressed()
     load_backbone(again, tmp_path / "model")
     same_weights(again, model)
 
@@ -181,7 +187,7 @@ def mixer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LanguageModel:
     monkeypatch.syspath_prepend(str(folder.parent))
     for name in [name for name in sys.modules if name.split(".")[0] == "architectures"]:
         monkeypatch.delitem(sys.modules, name)
-    return scrambled(dress_backbone("architectures.mixer.Mixer", {"width": 24}, TOKENS, False))
+    return scrambled(dressed({"width": 24}, tied=False, name=MIXER))
 
 
 def test_any_backbone_is_exported_with_its_code(mixer: LanguageModel, tokenizer: Tokenizer, tmp_path: Path) -> None:
@@ -210,7 +216,7 @@ print(any(name.split(".")[0] in ("models", "utils", "training") for name in sys.
     ).split()
     assert float(said[0]) == pytest.approx(float(loss.nats / loss.tokens), rel=1e-5)
     assert said[1:] == ["True", "False"], "a padded batch gives what each prompt gives alone, without Liftoff"
-    again = dress_backbone("architectures.mixer.Mixer", {"width": 24}, TOKENS, False)
+    again = dressed({"width": 24}, tied=False, name=MIXER)
     load_backbone(again, tmp_path / "model")
     same_weights(again, mixer)
 
@@ -226,18 +232,18 @@ print(any(name.split(".")[0] in ("models", "utils", "training") for name in sys.
 def test_weights_of_another_model_are_refused(tmp_path: Path, arguments: dict, message: str) -> None:
     from training.export_forms import Vocabulary, write_llama
 
-    model = dress_backbone(TRANSFORMER, SMALL, TOKENS, True)
+    model = dressed()
     write_llama(model, tmp_path, Vocabulary(TOKENS, 0, 1, 2))
     with pytest.raises(ValueError, match=message):
-        load_backbone(dress_backbone(TRANSFORMER, SMALL | arguments, TOKENS, True), tmp_path)
+        load_backbone(dressed(SMALL | arguments), tmp_path)
 
 
 def test_a_head_and_rows_are_fitted_or_refused(tmp_path: Path) -> None:
     from training.export_forms import Vocabulary, write_llama
 
-    tied = scrambled(dress_backbone(TRANSFORMER, SMALL, TOKENS, True))
+    tied = scrambled(dressed())
     write_llama(tied, tmp_path, Vocabulary(TOKENS, 0, 1, 2))
-    larger = scrambled(dress_backbone(TRANSFORMER, SMALL, 600, False), seed=3)
+    larger = scrambled(dressed(tied=False, tokens=600), seed=3)
     before = larger.backbone.embedding.weight.clone()
     notes = load_backbone(larger, tmp_path)
     assert len(notes) == 2 and "512 rows there and 640 here" in notes[0]
@@ -245,6 +251,6 @@ def test_a_head_and_rows_are_fitted_or_refused(tmp_path: Path) -> None:
     assert torch.equal(larger.backbone.embedding.weight[512:], before[512:])
     write_llama(larger, tmp_path, Vocabulary(600, 0, 1, 2))
     with pytest.raises(ValueError, match="set model.tie_embeddings: false"):
-        load_backbone(dress_backbone(TRANSFORMER, SMALL, 600, True), tmp_path)
+        load_backbone(dressed(tokens=600), tmp_path)
     with pytest.raises(ValueError, match="no config.json"):
         load_backbone(tied, tmp_path / "nowhere")

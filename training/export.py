@@ -6,7 +6,6 @@ Forms are tried from the best to the least: a class of transformers, custom code
 """
 
 import copy
-import inspect
 import json
 import os
 import subprocess
@@ -24,6 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from configs.schema import Config
+from models.build import sized
 from models.interface import TrainableModel
 from models.language_model import LanguageModel
 from models.plain import PlainModule
@@ -121,8 +121,7 @@ def _forms(model: TrainableModel, config: Config, vocabulary: Vocabulary) -> lis
             lambda folder: write_huggingface(model.inner, model.facts, folder, vocabulary),
             lambda folder: write_huggingface(model.inner, model.facts, folder, vocabulary, code=False),
         ]
-    size = {"vocab_size": rows} if "vocab_size" in inspect.signature(type(inner)).parameters else {}
-    arguments = size | getattr(model, "arguments", config.model.arguments)
+    arguments = sized(type(inner), rows) | getattr(model, "arguments", config.model.arguments)
     return [
         *best,
         lambda folder: write_custom_code(model, inner, arguments, dress, folder, vocabulary),
@@ -143,6 +142,8 @@ def _copy_in_float32(model: TrainableModel) -> TrainableModel:
         copied = copy.deepcopy(model.to("cpu")).float().eval()  # a copy on the device might not fit beside the model
     finally:
         model.to(device)
+    for module in copied.modules():  # set by activation checkpointing, and still of the model that was copied
+        module.__dict__.pop("forward", None)
     attention = getattr(getattr(getattr(copied, "inner", None), "config", None), "_attn_implementation", None)
     if attention not in (None, "sdpa", "eager"):  # others need a GPU
         copied.inner.set_attn_implementation("sdpa")
