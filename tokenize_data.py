@@ -22,7 +22,7 @@ def main(config: Config, flags: Namespace) -> None:
     if flags.verify:
         report_verified(config)
     else:
-        report(config, tokenise(config, Tokenizer.configured(config), restart=flags.restart))
+        report(tokenise(config, Tokenizer.configured(config), restart=flags.restart), flags.config)
 
 
 if __name__ == "__main__":

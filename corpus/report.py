@@ -7,7 +7,7 @@ from utils.files import shown
 from utils.messages import UserError, amount, duration, histogram, info, size, table
 
 
-def report(config: Config, made: list[Made]) -> None:
+def report(made: list[Made], config_path: str) -> None:
     """Prints a table of all splits: documents, tokens, bytes per token, speed, what was skipped, lengths."""
     rows = []
     for one in made:
@@ -38,7 +38,7 @@ def report(config: Config, made: list[Made]) -> None:
         rows.append(
             (f"lengths, {made[0].split}", histogram(lengths_of(made[0].folder, made[0].manifest), unit="tokens"))
         )
-    table("Token shards", rows, [f"python train.py {config_argument(config)}"])
+    table("Token shards", rows, [f"python train.py {config_path}"])
 
 
 def report_verified(config: Config) -> None:
@@ -53,8 +53,3 @@ def report_verified(config: Config) -> None:
         )
     for folder in folders:
         info(f"{shown(folder)}: every file has the bytes of its checksum, none is missing, none is foreign")
-
-
-def config_argument(config: Config) -> str:
-    """What stands for the config file in a command that is printed."""
-    return f"{config.name}.yaml" if config.name else "CONFIG"

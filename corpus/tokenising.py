@@ -98,6 +98,8 @@ def tokenise(config: Config, tokenizer: Tokenizer, restart: bool = False) -> lis
                 folder.rename(aside)
                 info(f"{split}: what was in {shown(folder)} is now in {shown(aside)}")
             made.append(_tokenise_split(config, split, tokenizer, folder, pool))
+    if not made:
+        raise UserError("the config names no documents for any split; see dataset.path and dataset.train_path")
     return made
 
 

@@ -1,0 +1,106 @@
+"""The shard format: read by safetensors itself, cut where the documents say, and the same bytes every time."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from corpus.shards import ShardSet, ShardWriter, Tokens, dtype_for, read_about, totals, write_tensors
+from utils.files import write_json
+from utils.hashing import sha256_file
+from utils.messages import UserError
+
+
+def tokens_of(lengths: list[int], first: int = 0, dtype: type = np.uint32, **more: object) -> Tokens:
+    total = sum(lengths)
+    return Tokens(
+        tokens=np.arange(100, 100 + total, dtype=dtype),
+        lengths=np.array(lengths, np.int64),
+        ordinals=np.arange(first, first + len(lengths)),
+        text=np.tile(np.array([[3, 2, 1]], np.int64), (len(lengths), 1)),
+        **more,
+    )
+
+
+def test_other_programs_can_read_a_shard(tmp_path: Path) -> None:
+    tensors = {
+        "tokens": [np.arange(3, dtype=np.uint16), np.arange(2, dtype=np.uint16)],
+        "offsets": [np.array([0, 3, 5])],
+        "scored": [np.array([[1, 2]], np.int32), np.empty((0, 2), np.int32)],
+    }
+    sha256, size = write_tensors(tmp_path / "a.safetensors", tensors, {"said": "so"})
+    assert (sha256, size) == (sha256_file(tmp_path / "a.safetensors"), (tmp_path / "a.safetensors").stat().st_size)
+    read = load_file(tmp_path / "a.safetensors")
+    assert read["tokens"].dtype == np.uint16 and read["tokens"].tolist() == [0, 1, 2, 0, 1]
+    assert read["offsets"].dtype == np.int64 and read["scored"].tolist() == [[1, 2]]
+    assert read_about(tmp_path / "a.safetensors") == {"said": "so"}
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_ids_take_the_smallest_type_that_holds_them() -> None:
+    assert dtype_for(65_536) == np.uint16 and dtype_for(65_537) == np.uint32
+
+
+@pytest.mark.parametrize("cuts", [[6], [1, 2, 3], [2, 4], [0, 5, 1]])
+def test_where_a_shard_ends_depends_on_the_documents_alone(tmp_path: Path, cuts: list[int]) -> None:
+    lengths = [3, 4, 3, 20, 1, 9]  # at most 10 a shard: 3 + 4 + 3 | 20 | 1 + 9
+    writer = ShardWriter(tmp_path, 2, np.dtype(np.uint16), 10, {"settings": "x"})
+    first = 0
+    for cut in cuts:
+        batch = tokens_of(lengths[first : first + cut], first)
+        writer.add(batch._replace(tokens=batch.tokens + sum(lengths[:first])))
+        first += cut
+    writer.close()
+    assert [(record.documents, record.tokens, record.read_until) for record in writer.records] == [
+        (3, 10, 3), (1, 20, 4), (2, 10, 6),
+    ]  # fmt: skip
+    assert writer.records[0].file == "part-00002-shard-00000.safetensors"
+    assert load_file(tmp_path / writer.records[2].file)["offsets"].tolist() == [0, 1, 10]
+    assert totals(writer.records)["bytes"] == 18 and totals(writer.records)["largest_id"] == 139
+    # The bytes are those of one batch: golden, so that a change of the format is noticed.
+    assert sha256_file(tmp_path / writer.records[0].file)[:16] == "ebe833d2001dd1c0"
+
+
+def test_skipped_documents_are_counted_with_the_shard_that_follows(tmp_path: Path) -> None:
+    writer = ShardWriter(tmp_path, 0, np.dtype(np.uint16), 5, {})
+    batch = tokens_of([3, 3])._replace(
+        ordinals=np.array([1, 3]), skipped=((0, "a", "f:1"), (2, "b", "f:3"), (4, "b", "f:5"))
+    )
+    writer.add(batch)
+    writer.close()
+    assert [(record.skipped, record.read_until) for record in writer.records] == [({"a": 1}, 2), ({"b": 1}, 4)]
+    assert writer.left_over() == {"b": 1}
+
+
+def open_set(folder: Path) -> ShardSet:
+    return ShardSet.open(folder, "train")
+
+
+def test_a_set_that_is_not_whole_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "train"
+    with pytest.raises(UserError, match="make it with: python tokenize_data.py"):
+        open_set(tmp_path)
+    writer = ShardWriter(folder, 0, np.dtype(np.uint16), 5, {})
+    writer.add(tokens_of([3, 3, 3]))
+    writer.close()
+    manifest = {
+        "format": "liftoff token shards", "format_version": 1, "kind": "text", **totals(writer.records),
+        "shards": [vars(record) for record in writer.records],
+    }  # fmt: skip
+    write_json(folder / "manifest.json", manifest)
+    shards = open_set(tmp_path)
+    assert shards.n_tokens == 9 and [shard.tokens.tolist() for shard in shards.shards][1] == [103, 104, 105]
+    with open(folder / writer.records[1].file, "ab") as file:
+        file.write(b"x")
+    with pytest.raises(UserError, match="not as long as its manifest says"):
+        open_set(tmp_path)
+    (folder / writer.records[1].file).unlink()
+    with pytest.raises(UserError, match="shard-00001.safetensors is missing"):
+        open_set(tmp_path)
+    write_json(folder / "manifest.json", {**manifest, "format_version": 99})
+    with pytest.raises(UserError, match="format version 99"):
+        open_set(tmp_path)
+    write_json(folder / "manifest.json", {"something": "else"})
+    with pytest.raises(UserError, match="not the manifest of token shards"):
+        open_set(tmp_path)
