@@ -98,8 +98,11 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 def make_folder(path: str | os.PathLike[str]) -> Path:
     """Makes a folder, and those above it. Raises UserError where that cannot be done."""
-    with _user_errors(Path(path)):
-        Path(path).mkdir(parents=True, exist_ok=True)
+    try:
+        with _user_errors(Path(path)):
+            Path(path).mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:  # /proc and the like, where nobody can make folders
+        raise UserError(f"cannot make the folder {shown(path)}; choose another (paths.data, paths.runs)") from error
     return Path(path)
 
 
