@@ -123,7 +123,10 @@ def show_plan(config: Config, hardware: "Hardware", training: "LanguageModelTrai
     weights = list(training.model.parameters())
     trained = sum(weight.numel() for weight in weights if weight.requires_grad)
     rows = [
-        ("model", f"{type(getattr(training.model, 'inner', training.model)).__name__}, {trained:,} parameters to train"),
+        (
+            "model",
+            f"{type(getattr(training.model, 'inner', training.model)).__name__}, {trained:,} parameters to train",
+        ),
         ("length", f"{length.steps:,} steps = {length.tokens:,} tokens = {length.epochs:.3g} epochs"),
         ("step", str(batch_arithmetic(config.trainer, hardware.ranks))),
         ("computed", f"in {hardware.precision} on {hardware}"),
@@ -153,7 +156,12 @@ def finish(
         ("speed", f"{amount(recorder.tokens / recorder.clock.seconds)} tokens/s, validation and checkpoints included"),
     ]
     if record:
-        rows.append(("best", f"{config.checkpoints.monitor or 'validation loss'} {record['monitor']:.4f} at step {record['step']}"))
+        rows.append(
+            (
+                "best",
+                f"{config.checkpoints.monitor or 'validation loss'} {record['monitor']:.4f} at step {record['step']}",
+            )
+        )
     if config.checkpoints.export != "none":
         which = config.checkpoints.export if record else "last"
         path = checkpoints.find(run.checkpoints, which)

@@ -25,6 +25,7 @@ from training.run_state import RunState
 from training.signals import Stopped
 from training.step_end import StepEnd
 from utils.messages import is_first_rank
+from utils.run_directory import read_metrics
 
 VOCABULARY, LENGTH = 32, 12
 
@@ -154,13 +155,9 @@ class TinyRun:
     def lines(self) -> dict[tuple, dict[str, Any]]:
         """metrics.jsonl, the last of each, without what a clock says."""
         lines = {}
-        for text in (self.folder / "metrics.jsonl").read_text().splitlines():
-            try:
-                line = json.loads(text)
-            except json.JSONDecodeError:
-                continue
-            key = (line["kind"], line["step"], line.get("set"))
-            lines[key] = {name: value for name, value in line.items() if name not in ("seconds", "tokens_per_second")}
+        for line in read_metrics(self.folder / "metrics.jsonl"):
+            kept = {name: value for name, value in line.items() if name not in ("seconds", "tokens_per_second")}
+            lines[line["kind"], line["step"], line.get("set")] = kept
         return lines
 
 

@@ -1,6 +1,7 @@
 """Other views of metrics.jsonl: TensorBoard and Weights & Biases, each opened when there is something to write."""
 
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ class WandB:
                 "logging.wandb: wandb is not installed; pip install wandb, or set logging.wandb: null"
             ) from error
         name = folder / "wandb_id.txt"
-        identity = arguments.get("id") or (name.read_text().strip() if name.exists() else wandb.util.generate_id())
+        identity = arguments.get("id") or (name.read_text().strip() if name.exists() else secrets.token_hex(4))
         name.write_text(identity + "\n")
         os.environ.setdefault("WANDB_SILENT", "true")
         given = {"name": config.name, "dir": str(folder), "config": config.model_dump(), "resume": "allow", **arguments}
