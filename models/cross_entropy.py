@@ -37,12 +37,13 @@ def nats_of_hidden(
         if len(scored) < len(targets):
             hidden, targets = hidden.index_select(0, scored), targets.index_select(0, scored)
     chunk = max(1, CHUNK_BYTES // (4 * weight.shape[0])) if chunk is None else chunk
-    nats, correct = ChunkedCrossEntropy.apply(hidden, weight, bias, targets, chunk)
+    # Inside of the function gradients are always off, and what it is told of them does not know of `no_grad`.
+    nats, correct = ChunkedCrossEntropy.apply(hidden, weight, bias, targets, chunk, torch.is_grad_enabled())
     return Loss(nats, (targets != IGNORED).sum(), correct)
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):
-    """(hidden (N, D), weight (V, D), bias, targets (N,), chunk) -> nats (), correct ()"""
+    """(hidden (N, D), weight (V, D), bias, targets (N,), chunk, learning) -> nats (), correct ()"""
 
     @staticmethod
     def forward(
@@ -52,11 +53,12 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         bias: Tensor | None,
         targets: Tensor,
         chunk: int,
+        learning: bool,
     ) -> tuple[Tensor, Tensor]:
         """Sums over chunks; the gradients for an upstream gradient of 1 are made on the way and kept."""
         device = hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
-        wants = ctx.needs_input_grad
+        wants = [learning and needed for needed in ctx.needs_input_grad]
         nats = torch.zeros((), device=hidden.device)
         correct = torch.zeros((), dtype=torch.int64, device=hidden.device)
         grad_hidden = torch.empty_like(hidden) if wants[0] else None
@@ -66,28 +68,21 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             head = weight.to(dtype)
             for start in range(0, hidden.shape[0], chunk):
                 part = slice(start, start + chunk)
-                inputs, wanted = hidden[part].to(dtype), targets[part]
-                scored = wanted != IGNORED
-                index = wanted.where(scored, 0)[:, None]
-                logits = inputs @ head.t()  # (n, V)
-                if bias is not None:
-                    logits += bias.to(dtype)
-                log_probabilities = logits.log_softmax(-1, dtype=torch.float32)
-                nats -= (log_probabilities.gather(1, index)[:, 0] * scored).sum()
-                correct += ((log_probabilities.max(-1).indices == wanted) & scored).sum()
-                if not any(wants):
+                inputs, scored = hidden[part].to(dtype), targets[part] != IGNORED
+                more, right, slope = nats_and_slope(inputs, head, bias, targets[part], scored, any(wants))
+                nats += more
+                correct += right
+                if slope is None:
                     continue
-                # d nats / d logits = probabilities, less 1 at the target; nothing where nothing is asked, which is
-                # cheaper to say on the narrow side of each product.
-                slope = log_probabilities.exp_()
-                slope.scatter_add_(1, index, torch.full_like(index, -1, dtype=slope.dtype))
                 if grad_bias is not None:
                     grad_bias += scored.float() @ slope
                 slope = slope.to(dtype)
+                # What is not asked for is left out on the narrow side of each product, where it costs little.
                 if grad_hidden is not None:
                     grad_hidden[part] = (slope @ head) * scored[:, None]
                 if grad_weight is not None:
                     grad_weight += slope.t() @ (inputs * scored[:, None])
+                del slope  # before the next chunk's logits are made
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         ctx.dtypes = (hidden.dtype, weight.dtype, None if bias is None else bias.dtype)
         ctx.mark_non_differentiable(correct)
@@ -100,4 +95,25 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             None if grad is None else (grad * upstream).to(dtype)
             for grad, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         ]
-        return *grads, None, None
+        return *grads, None, None, None
+
+
+def nats_and_slope(
+    inputs: Tensor, head: Tensor, bias: Tensor | None, targets: Tensor, scored: Tensor, wanted: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """A chunk: inputs (n, D), head (V, D), targets, scored (n,) -> nats (), correct (), and if wanted the slope
+
+    of nats over logits, (n, V) float32: probabilities, less 1 at the target. Rows that are not scored hold one, too.
+    """
+    index = targets.where(scored, 0)[:, None]
+    logits = inputs @ head.t()
+    if bias is not None:
+        logits += bias.to(logits.dtype)
+    log_probabilities = logits.log_softmax(-1, dtype=torch.float32)
+    nats = -(log_probabilities.gather(1, index)[:, 0] * scored).sum()
+    correct = ((log_probabilities.max(-1).indices == targets) & scored).sum()
+    if not wanted:
+        return nats, correct, None
+    slope = log_probabilities.exp_()
+    slope.scatter_add_(1, index, torch.full_like(index, -1, dtype=slope.dtype))
+    return nats, correct, slope

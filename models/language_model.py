@@ -12,11 +12,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from models.cross_entropy import nats_of_hidden
+from models.decoding import DecodingOptions, Generated, generate
 from models.interface import Loss, ModelFacts, Stepper
 from models.steppers import CachedStepper, RecomputingStepper, positions_of
 
@@ -115,6 +117,13 @@ class LanguageModel(nn.Module):
         if "cache" in self.takes and "positions" in self.takes and hasattr(self.backbone, "new_cache"):
             return CachedStepper(self, prompt_ids, prompt_mask, max_new_tokens)
         return RecomputingStepper(self, prompt_ids, prompt_mask, max_new_tokens)
+
+    def generate(
+        self, prompt_ids: Tensor, prompt_mask: Tensor | None = None, eos_id: int | None = None, **options: Any
+    ) -> list[Generated]:
+        """prompt_ids, prompt_mask: (B, T), padded on the left; options: of DecodingOptions -> a text for each row"""
+        mask = torch.ones_like(prompt_ids) if prompt_mask is None else prompt_mask
+        return generate(self, prompt_ids, mask, DecodingOptions(**options), eos_id=eos_id)
 
     def save(self, directory: str | Path) -> None:
         """Writes model.safetensors and config.json. Raises ValueError where `arguments` were not given."""

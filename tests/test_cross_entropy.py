@@ -20,7 +20,12 @@ def example(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor,
     targets = torch.randint(0, V, (5, N // 5), generator=chance)
     targets[torch.rand(targets.shape, generator=chance) < 0.3] = -100
     targets[0, 0] = (hidden[0, 0] @ weight.t() + bias).argmax()  # one that is right
-    return hidden.to(dtype).requires_grad_(), weight.to(dtype).requires_grad_(), bias.to(dtype).requires_grad_(), targets
+    return (
+        hidden.to(dtype).requires_grad_(),
+        weight.to(dtype).requires_grad_(),
+        bias.to(dtype).requires_grad_(),
+        targets,
+    )
 
 
 def dense(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None) -> Tensor:
@@ -90,6 +95,15 @@ def test_bf16_weights_get_bf16_gradients_summed_in_float32() -> None:
     for got, wanted in zip((hidden.grad, weight.grad), torch.autograd.grad(exact, exact_inputs), strict=True):
         assert got.dtype == torch.bfloat16
         assert (got - wanted).abs().max() < 0.02 * wanted.abs().max()
+
+
+def test_without_gradients_none_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden, weight, bias, targets = example()
+    expected = nats_of_hidden(hidden, weight, targets, bias)
+    monkeypatch.setattr(Tensor, "scatter_add_", None)  # what the gradient begins with
+    with torch.no_grad():
+        loss = nats_of_hidden(hidden, weight, targets, bias)
+    assert (loss.nats, loss.tokens, loss.correct) == (expected.nats, expected.tokens, expected.correct)
 
 
 def test_from_logits_it_is_the_same() -> None:
