@@ -148,6 +148,22 @@ def input_fingerprint(config: Config, split: str) -> str:
     return sha256_json(seen)
 
 
+def estimated_bytes(config: Config, split: str) -> int | None:
+    """About how many bytes of text a split has, without reading it; None where its source cannot tell."""
+    dataset = config.dataset
+    if dataset.source == "files":
+        low, high = _share(config, split)
+        files = [path for group in _files(config, split) for path in group]
+        # Text compresses to about a quarter.
+        sizes = [path.stat().st_size * (4 if path.suffix in reading.COMPRESSED else 1) for path in files]
+        whole = int(sum(sizes) * (high - low))
+    elif dataset.source in ("hub", "sample"):
+        whole = _raw_manifest(config)["splits"][split]["bytes"]
+    else:
+        return dataset.max_bytes
+    return whole if dataset.max_bytes is None else min(whole, dataset.max_bytes)
+
+
 def raw_settings(config: Config) -> dict[str, Any]:
     """The settings that decide what lies in the raw folder: its manifest holds them, and they must still be these."""
     dataset = config.dataset

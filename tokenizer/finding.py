@@ -26,9 +26,9 @@ def find_files(path_or_name: str, revision: str | None = None) -> dict[str, byte
     if path.is_file():
         return _of_file(path)
     if path.is_dir():
-        return _of_directory(path)
+        return gather(path)
     if re.fullmatch(r"[\w][\w.-]*(/[\w][\w.-]*)?", path_or_name):
-        return _of_directory(_from_hub(path_or_name, revision))
+        return gather(_from_hub(path_or_name, revision))
     raise UserError(f"no tokenizer at {path_or_name}; train one, or correct tokenizer.path")
 
 
@@ -42,7 +42,8 @@ def _of_file(path: Path) -> dict[str, bytes]:
     return {"tokenizer.json": path.read_bytes(), **files}
 
 
-def _of_directory(directory: Path) -> dict[str, bytes]:
+def gather(directory: Path) -> dict[str, bytes]:
+    """The files of the tokenizer in a directory."""
     models = {path.name: path.read_bytes() for path in sorted(directory.glob("*.model"))}
     files = _beside(directory)
     if (directory / "tokenizer.json").is_file():
@@ -79,7 +80,7 @@ def _through_transformers(directory: Path) -> dict[str, bytes]:
         tokenizer = AutoTokenizer.from_pretrained(str(directory))
         with tempfile.TemporaryDirectory() as folder:
             tokenizer.save_pretrained(folder)
-            files = _of_directory(Path(folder))
+            files = gather(Path(folder))
     except Exception as problem:
         raise UserError(f"{directory}: transformers cannot read this tokenizer: {problem}") from problem
     # Some classes answer a file that they do not know with an empty tokenizer.

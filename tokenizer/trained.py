@@ -1,0 +1,80 @@
+"""A tokenizer that was trained here -> its directory: files, and a manifest that says what it was made from."""
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from configs.places import tokenizer_dir
+from configs.schema import Config
+from corpus.documents import differences, input_fingerprint
+from utils.files import atomic_folder, read_json, shown
+from utils.messages import UserError, table
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+
+def made_from(config: Config, trainer: str) -> dict[str, Any]:
+    """What a trained tokenizer depends on: settings and input. trainer: huggingface | sentencepiece."""
+    settings = config.tokenizer.model_dump(exclude={"path", "revision"} if not config.tokenizer.retrain else {"path"})
+    return {"trainer": trainer, **settings, "input": input_fingerprint(config, "train")}
+
+
+def finished(config: Config, trainer: str, restart: bool) -> dict[str, Any] | None:
+    """The manifest of the tokenizer that is there already, if it is the one that would be trained.
+
+    restart: what is there is moved aside. Raises UserError where it was made from something else, or where
+    tokenizer.path names another one.
+    """
+    if config.tokenizer.path is not None:
+        raise UserError(f"tokenizer.path={config.tokenizer.path} names a tokenizer; unset it to train one of your own")
+    directory = tokenizer_dir(config)
+    if restart and directory.exists():
+        shutil.move(directory, directory.with_name(f"{directory.name}.{time.strftime('%Y%m%d-%H%M%S')}"))
+    if not directory.exists():
+        return None
+    if not (directory / MANIFEST).is_file():
+        raise UserError(
+            f"{shown(directory)} is there, but no trainer made it (it has no {MANIFEST}); use --restart to move it aside"
+        )
+    manifest = read_json(directory / MANIFEST)
+    differing = differences(manifest["made_from"], made_from(config, trainer))
+    if differing:
+        raise UserError(
+            f"the tokenizer in {shown(directory)} was made from something else: {'; '.join(differing)}. Use "
+            "--restart to move it aside and train again, or set tokenizer.path to use another one"
+        )
+    return manifest
+
+
+def write(config: Config, trainer: str, files: dict[str, bytes], report: list[tuple[str, str]]) -> Path:
+    """Write the directory, whole or not at all. report: rows of the table, kept for when the command is given again."""
+    directory = tokenizer_dir(config)
+    manifest = {"format_version": FORMAT, "made_from": made_from(config, trainer), "report": report}
+    with atomic_folder(directory) as folder:
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return directory
+
+
+def show(config: Config, manifest_report: list[tuple[str, str]], arguments: str, before: bool = False) -> None:
+    """The table at the end. before: the tokenizer was there already."""
+    rows = [(name, text) for name, text in manifest_report]
+    rows.append(("where", shown(tokenizer_dir(config))))
+    if before:
+        rows.append(("finished", "before; nothing to do (--restart trains again)"))
+    kind = f"retrained {config.tokenizer.retrain}" if config.tokenizer.retrain else config.tokenizer.kind
+    table(f"Tokenizer: {kind}", rows, [f"python tokenize_data.py {arguments}"])
+
+
+def special_strings(config: Config) -> tuple[dict[str, str], list[str]]:
+    """(role -> string of the roles that the config gives, all strings in the order of their ids, each once)."""
+    tokens = config.tokenizer.special_tokens
+    roles = {role: getattr(tokens, role) for role in ("unk", "bos", "eos", "pad", "mask", "cls", "sep")}
+    given = {role: text for role, text in roles.items() if text is not None}
+    if any(not text for text in [*given.values(), *tokens.extra]):
+        raise UserError("tokenizer.special_tokens: a special token cannot be empty text; use null for none")
+    return given, list(dict.fromkeys([*given.values(), *tokens.extra]))
