@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 
 from configs.schema import Config
 from models.build import build_model
+from models.interface import SpecialIds
 from models.language_model import LanguageModel
 from models.llama_format import arguments_from_config, arguments_of, config_of, to_llama
 from models.pretrained import load_backbone
@@ -178,15 +180,21 @@ def test_a_model_that_computes_something_else_does_not_count_as_exported(
 
 
 @pytest.fixture
-def mixer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LanguageModel:
-    """A backbone in files of its own, in a folder that stands for the repository."""
+def architectures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to put models in, in one that stands for the repository."""
     folder = tmp_path / "repository" / "architectures"
     (folder / "parts").mkdir(parents=True)
-    (folder / "mixer.py").write_text(BACKBONE)
-    (folder / "parts/mixing.py").write_text(PART)
     monkeypatch.syspath_prepend(str(folder.parent))
     for name in [name for name in sys.modules if name.split(".")[0] == "architectures"]:
         monkeypatch.delitem(sys.modules, name)
+    return folder
+
+
+@pytest.fixture
+def mixer(architectures: Path) -> LanguageModel:
+    """A backbone in files of its own."""
+    (architectures / "mixer.py").write_text(BACKBONE)
+    (architectures / "parts/mixing.py").write_text(PART)
     return scrambled(dressed({"width": 24}, tied=False, name=MIXER))
 
 
@@ -254,3 +262,128 @@ def test_a_head_and_rows_are_fitted_or_refused(tmp_path: Path) -> None:
         load_backbone(dressed(tokens=600), tmp_path)
     with pytest.raises(ValueError, match="no config.json"):
         load_backbone(tied, tmp_path / "nowhere")
+
+
+GPT2 = {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+BERT = {
+    "model_type": "bert",
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+}
+T5 = {"model_type": "t5", "d_model": 32, "d_ff": 48, "d_kv": 8, "num_layers": 2, "num_heads": 4}
+SPECIAL = SpecialIds(bos=0, eos=1, pad=2)
+
+
+@pytest.mark.parametrize(
+    ("auto_class", "arguments"),
+    [("AutoModelForCausalLM", GPT2), ("AutoModelForMaskedLM", BERT), ("AutoModelForSeq2SeqLM", T5)],
+)
+def test_classes_of_transformers_are_exported_as_they_are(
+    auto_class: str, arguments: dict, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    settings = {"vocab_size": TOKENS, "huggingface": auto_class, "special_ids": SPECIAL}
+    model = build_model(arguments=arguments, **settings)
+    done = export(model, tokenizer, Config(), tmp_path / "model", sample=some_ids(4))
+    assert done.what.endswith("a class of transformers") and done.difference < 1e-4 and done.notes == ()
+    assert f"transformers.{auto_class}.from_pretrained" in done.how_to_load
+    again = build_model(pretrained=str(tmp_path / "model"), seed=7, **settings)
+    same_weights(again, model)
+
+
+def test_an_edited_class_of_transformers_is_exported_with_its_code(
+    architectures: Path, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    import transformers
+
+    original = (Path(transformers.__path__[0]) / "models/llama/modeling_llama.py").read_text()
+    copied = re.sub(r"^from \.\.\.(?=\w)", "from transformers.", original, flags=re.MULTILINE)
+    copied = copied.replace("from .configuration_llama", "from transformers.models.llama.configuration_llama")
+    edited = copied.replace("return self.weight * hidden_states", "return self.weight * 0.5 * hidden_states")
+    assert edited != copied
+    (architectures / "my_llama.py").write_text(edited)
+    settings = {"vocab_size": TOKENS, "huggingface": "architectures.my_llama.LlamaForCausalLM", "special_ids": SPECIAL}
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    model = build_model(arguments=sizes, **settings)
+    done = export(model, tokenizer, Config(), tmp_path / "model")
+    assert done.what == "LlamaForCausalLM, with its own code" and done.difference < 1e-4 and done.notes == ()
+    same_weights(build_model(pretrained=str(tmp_path / "model"), seed=7, **settings), model)
+    # Whoever forgets trust_remote_code is told, and does not get the Llama that was not edited.
+    said = in_a_fresh_process(
+        """
+try:
+    transformers.AutoModelForCausalLM.from_pretrained("model", trust_remote_code=False)
+except Exception as error:
+    print("trust_remote_code" in str(error))
+""",
+        tmp_path,
+    )
+    assert said == "True"
+
+
+MODULE = '''"""Ids -> an object with logits; the head is the embedding, under a name of its own."""
+
+from types import SimpleNamespace
+
+import torch
+from torch import nn
+
+
+class Bag(nn.Module):
+    def __init__(self, vocab_size: int, width: int = 8) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocab_size, width)
+        self.head = nn.Linear(width, vocab_size, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, input_ids: torch.Tensor) -> SimpleNamespace:
+        x = self.embedding(input_ids)
+        return SimpleNamespace(logits=self.head(torch.tanh(x.cumsum(1))))
+
+
+class OnlyLoss(Bag):
+    def forward(self, input_ids: torch.Tensor, targets: torch.Tensor) -> SimpleNamespace:
+        return SimpleNamespace(loss=super().forward(input_ids).logits.flatten(0, 1).logsumexp(-1).mean())
+'''
+
+
+def test_a_plain_module_is_exported_with_its_code_and_its_weights_stay_tied(
+    architectures: Path, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    (architectures / "bag.py").write_text(MODULE)
+    settings = {"vocab_size": TOKENS, "module": "architectures.bag.Bag", "arguments": {"width": 12}}
+    model = build_model(**settings)
+    config = Config(model={"backbone": None, "module": settings["module"], "arguments": {"width": 12}})
+    done = export(model, tokenizer, config, tmp_path / "model")
+    assert done.what == "Bag, with its own code" and done.difference < 1e-4 and done.notes == ()
+    again = build_model(pretrained=str(tmp_path / "model"), seed=7, **settings)
+    same_weights(again, model)
+    said = in_a_fresh_process(
+        """
+model = transformers.AutoModelForCausalLM.from_pretrained("model", trust_remote_code=True)
+print(model.inner.inner.head.weight is model.inner.inner.embedding.weight, sum(p.numel() for p in model.parameters()))
+""",
+        tmp_path,
+    )
+    assert said == f"True {512 * 12}"
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "reason"),
+    [
+        (MODULE, "OnlyLoss", "its logits cannot be compared: OnlyLoss"),
+        (MODULE + "\n\nimport architectures.bag\n", "Bag", "write `from architectures import bag`"),
+        (MODULE + "\n\nopen(__file__.replace('bag.py', 'table.txt'))\n", "Bag", "does not open in a fresh process"),
+    ],
+)
+def test_what_cannot_go_with_its_code_is_said(
+    architectures: Path, tokenizer: Tokenizer, tmp_path: Path, text: str, name: str, reason: str
+) -> None:
+    (architectures / "bag.py").write_text(text)
+    (architectures / "table.txt").write_text("")
+    model = build_model(vocab_size=TOKENS, module=f"architectures.bag.{name}")
+    done = export(model, tokenizer, Config(), tmp_path / "model")
+    assert done.what == f"weights and config of {name}, without its code"
+    assert len(done.notes) == 1 and reason in done.notes[0]
+    assert reason in (tmp_path / "model/README.md").read_text()
