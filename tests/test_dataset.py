@@ -242,6 +242,7 @@ def test_what_does_not_go_together_is_refused(prepared: tuple[Path, Tokenizer], 
     refused("divisible", "text", CAUSAL, 0, 3)
     refused("seq2seq needs an encoder-decoder", "pairs", objective={"name": "seq2seq"}, data={"packing": "none"})
     refused("needs a model without encoder", "text", ENCODER_DECODER)
+    refused("the model sees both sides", "text", ENCODER)
     refused("pairs needs an objective that reads pairs", "pairs")
     refused(
         "pairs or prompt_response", "text", ENCODER_DECODER, objective={"name": "seq2seq"}, data={"packing": "none"}

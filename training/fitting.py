@@ -1,0 +1,92 @@
+"""Config, tokenizer, model and shards -> whether they go together, and what batches follow from them."""
+
+from configs.schema import Config
+from corpus.packing import Packing
+from corpus.shards import ShardSet
+from models.interface import ModelFacts
+from objectives.facts import Objective, VocabularyFacts
+from tokenizer.tokenizer import Tokenizer
+from utils.messages import UserError, warn
+
+
+def vocabulary_facts(tokenizer: Tokenizer, model_facts: ModelFacts) -> VocabularyFacts:
+    """What objectives know of the vocabulary. A decoder starts from its model's own id, else from pad."""
+    start = model_facts.decoder_start_id
+    return VocabularyFacts(
+        vocab_size=tokenizer.vocab_size, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id,
+        unk_id=tokenizer.unk_id, mask_id=tokenizer.mask_id, cls_id=tokenizer.cls_id, sep_id=tokenizer.sep_id,
+        special_ids=tuple(tokenizer.special_ids), starts_word=lambda: tokenizer.starts_word,
+        decoder_start_id=tokenizer.pad_id if start is None else start,
+    )  # fmt: skip
+
+
+def packing_of(config: Config, vocabulary: VocabularyFacts, ahead: int, pairs: bool) -> Packing:
+    """How windows are cut. Models that see both sides (ahead = 0) are given CLS and SEP where there are any."""
+    begin_ids, end_ids = (vocabulary.bos_id, vocabulary.cls_id), (vocabulary.eos_id, vocabulary.sep_id)
+    if not ahead and not pairs:
+        begin_ids, end_ids = begin_ids[::-1], end_ids[::-1]
+    edges: dict[str, int | None] = {"begin": None, "end": None}
+    for edge, setting, wanted, ids in (
+        ("begin", "window_bos", config.data.window_bos, begin_ids),
+        ("end", "window_eos", config.data.window_eos, end_ids),
+    ):
+        if wanted:
+            edges[edge] = next((i for i in ids if i is not None), None)
+            if edges[edge] is None:
+                name = "BOS or CLS" if edge == "begin" else "EOS or SEP"
+                raise UserError(
+                    f"data.{setting}=true, but the tokenizer has no {name} token; see tokenizer.special_tokens"
+                )
+    data = config.data
+    return Packing(data.max_seq_len, ahead, data.packing, data.overlap, **edges, pairs=pairs)
+
+
+def check_model(config: Config, facts: ModelFacts, objective: Objective) -> None:
+    """Raises UserError where a model cannot be given such batches."""
+    data, pairs = config.data, objective.pairs
+    if facts.max_positions is not None and data.max_seq_len > facts.max_positions:
+        raise UserError(
+            f"data.max_seq_len={data.max_seq_len} is longer than the model's {facts.max_positions} positions"
+        )
+    if pairs != facts.encoder_decoder:
+        needs, has = (
+            ("an encoder-decoder", "is none") if pairs else ("a model without encoder", "is an encoder-decoder")
+        )
+        raise UserError(f"objective {config.objective.name} needs {needs}; the model {has}")
+    if objective.ahead and not facts.causal:
+        raise UserError(
+            f"objective {config.objective.name} has each position predict the next token, but the model sees both "
+            "sides of a position; use a causal model, or objective masked"
+        )
+    if not objective.ahead and not pairs and facts.causal:
+        warn(f"objective {config.objective.name} asks for tokens where they stand, but the model sees none after them")
+    if not facts.takes_attention_mask and (data.padding_side == "left" or not facts.causal) and data.packing != "full":
+        raise UserError(
+            f"the model takes no attention_mask: with data.packing={data.packing} it would read what fills short rows; "
+            f"use data.packing=full" + (" or data.padding_side=right" if facts.causal else "")
+        )
+
+
+def check_shards(shards: ShardSet, tokenizer: Tokenizer, facts: ModelFacts, pairs: bool) -> None:
+    """Raises UserError where shards were made with another tokenizer, or for another kind of objective."""
+    manifest = shards.manifest
+    if manifest["tokenizer"] != tokenizer.fingerprint:
+        raise UserError(
+            f"the shards in {shards.directory} were made with another tokenizer (fingerprint "
+            f"{manifest['tokenizer'][:12]}, configured: {tokenizer.fingerprint[:12]}); "
+            f"make them again with: python tokenize_data.py CONFIG --restart"
+        )
+    size = min(tokenizer.vocab_size, facts.vocab_size or tokenizer.vocab_size)
+    if manifest["largest_id"] >= size:
+        whose = "model" if facts.vocab_size and facts.vocab_size < tokenizer.vocab_size else "tokenizer"
+        raise UserError(
+            f"the shards in {shards.directory} hold the id {manifest['largest_id']}, "
+            f"the {whose}'s vocabulary has only {size}"
+        )
+    if pairs and shards.kind not in ("pairs", "prompt_response"):
+        raise UserError(f"objective seq2seq needs dataset.kind pairs or prompt_response; the shards hold {shards.kind}")
+    if shards.kind == "pairs" and not pairs:
+        raise UserError(
+            "dataset.kind=pairs needs an objective that reads pairs, such as seq2seq; for a model without encoder use "
+            "dataset.kind=prompt_response"
+        )
