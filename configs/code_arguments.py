@@ -159,8 +159,7 @@ def _somewhere(name: str, key: KeyPath) -> str:
         found = [f"torch.optim.{one}" for one in torch_names if near and one.lower() == near[0]]
     else:
         files = sorted((REPOSITORY / "models").glob("*.py")) if key[0] == "model" else []
-        found = [f"models.{path.stem}.{name}" for path in files if name in _names(path)]
-        found += [f"{path.stem}.{name}" for path in REPOSITORY.glob("*.py") if not found and name in _names(path)]
+        found = [f"models.{path.stem}.{name}" for path in files if isinstance(_names(path).get(name), ast.ClassDef)]
         if not found and key[0] == "model":
             found = [f"models.{path.stem}.{_class_like(path, name)}" for path in files if _class_like(path, name)]
     return f"; did you mean '{found[0]}'?" if found else "; one looks like torch.optim.AdamW"

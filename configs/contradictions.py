@@ -131,7 +131,7 @@ def _dataset(config: Config, stated: Mapping[KeyPath, str]) -> Iterator[Problem]
                 keys = (("dataset", name), ("dataset", "kind"))
                 yield (
                     keys,
-                    f"dataset.{name}: a list is [source, target], two line-parallel files: it needs dataset.kind: pairs",
+                    f"dataset.{name}: [source, target] are two line-parallel files: they need dataset.kind: pairs",
                 )
         if isinstance(value, dict):
             for bad in [one for one in value if not re.fullmatch(r"[\w-]+", one) or one in ("train", "test")]:

@@ -143,14 +143,17 @@ def nearest(key: KeyPath) -> str:
     known, _, section = find(key[:-1])
     wrong = str(key[len(known)]) if len(known) < len(key) else str(key[-1])
     rest = key[len(known) + 1 :]
+    elsewhere = _ELSEWHERE.get(str(key[-1]))
+    if elsewhere and (len(key) == 1 or elsewhere.startswith(f"{dotted(known)}.")):
+        return f"; did you mean '{elsewhere}'?"
     near = get_close_matches(wrong.lower(), list(section.model_fields), n=1, cutoff=0.7)
     if near:
         return f"; did you mean '{dotted((*known, near[0], *rest))}'?"
     everywhere = [(*above, name) for above, inner in sections() for name in inner.model_fields]
     leaf = str(key[-1])
     same = [dotted(other) for other in everywhere if other[-1] == leaf]
-    if leaf in _ELSEWHERE:
-        same = [_ELSEWHERE[leaf]]
+    if elsewhere:
+        same = [elsewhere]
     if not same:
         close = get_close_matches(leaf.lower(), sorted({str(other[-1]) for other in everywhere}), n=1, cutoff=0.8)
         same = [dotted(other) for other in everywhere if close and other[-1] == close[0]]

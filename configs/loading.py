@@ -47,13 +47,20 @@ class _Loading:
             key = key[:-1]
         return None
 
+    def stated_last(self, keys: Sequence[KeyPath]) -> KeyPath:
+        """Of keys that contradict each other the one to report: on the command line, else in the file, else above."""
+        stated = [key for key in keys if key in self.origins]
+        typed = [key for key in stated if self.origins[key].place == COMMAND_LINE]
+        return next(iter([*typed, *stated, *(key for key in keys if self.origin(key)), keys[0]]))
+
     def add(self, key: KeyPath, problem: str) -> None:
         origin = self.origin(key)
         self.problems.append(f"{origin.place if origin else self.name}: {problem}")
         self.bad.add(key)
 
     def is_bad(self, key: KeyPath) -> bool:
-        return any(key[: len(other)] == other for other in self.bad)
+        """Whether it, something above it or something in it has a problem."""
+        return any(key[: len(other)] == other or other[: len(key)] == key for other in self.bad)
 
 
 def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
@@ -65,6 +72,8 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     loading = _Loading(_shown(path))
     file = read_yaml(_read(path), loading.name)
     loading.problems += file.problems
+    loading.bad |= file.bad
+    loading.reported |= file.bad
     _check_groups(file.values, file.origins, loading)
     _apply_file(file, loading)
     _apply_overrides(overrides, loading)
@@ -74,7 +83,7 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
         stated = {key: origin.place for key, origin in loading.origins.items()}
         for keys, problem in [*contradictions.find(config, stated), *check_code(config, stated)]:
             if not any(loading.is_bad(key) for key in keys):
-                loading.add(next((key for key in keys if loading.origin(key)), keys[0]), problem)
+                loading.add(loading.stated_last(keys), problem)
     values, written = expand_paths(loading.values, loading.is_bad, loading.add)
     if loading.problems or config is None:
         raise UserError("\n".join(_in_order(loading.problems)))

@@ -173,8 +173,8 @@ class Data(Section):
     max_seq_len: int = setting(256, "tokens in a window", gt=0)
     packing: Literal["full", "partial", "truncate", "none"] = setting(
         "full",
-        "full: all documents run together | partial: each is cut by itself | truncate: the first window of each | none: "
-        "one a window, longer ones refused",
+        "full: all documents run together | partial: each is cut by itself | truncate: the first window of each | "
+        "none: one a window, longer ones refused",
     )
     overlap: int = setting(0, "tokens that a window repeats of the one before; they are scored once", ge=0)
     pad_to: Literal["longest", "max_seq_len"] = setting("longest", "width of a batch")

@@ -10,7 +10,18 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # What a shell or a batch system may have set, and would change what a script does.
-_UNWANTED = ("DEBUG", "RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "MASTER_", "SLURM_", "WANDB_", "HF_")
+_UNWANTED = (
+    "DEBUG",
+    "RANK",
+    "LOCAL_RANK",
+    "NODE_RANK",
+    "GROUP_RANK",
+    "WORLD_SIZE",
+    "MASTER_",
+    "SLURM_",
+    "WANDB_",
+    "HF_",
+)
 
 RunScript = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -35,7 +46,8 @@ def run_script() -> RunScript:
     """run_script(["train.py", config, ...], env={...}) runs it with this Python in the repository's root.
 
     ["-m", "tokenizer.train_hf_tokenizer", ...] runs a module. The environment is this one without what would change a
-    run, offline, one thread; `env` comes on top. Its output is text, and nothing is raised for its exit code.
+    run, offline, one thread; `env` comes on top, `wrap` may change the command. Its output is text, and nothing is
+    raised for its exit code.
     """
 
     def run(
@@ -43,12 +55,13 @@ def run_script() -> RunScript:
         env: dict[str, str] | None = None,
         timeout: float = 300,
         cwd: Path = REPOSITORY,
+        wrap: Callable[[list[str]], list[str]] = list,
     ) -> "subprocess.CompletedProcess[str]":
         environment = {name: value for name, value in os.environ.items() if not name.startswith(_UNWANTED)}
         environment |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
         command = [sys.executable, *map(os.fspath, arguments)]
         return subprocess.run(
-            command,
+            wrap(command),
             cwd=cwd,
             env={**environment, **(env or {})},
             capture_output=True,

@@ -1,6 +1,6 @@
 """What a stage has to say -> the terminal, or plain lines in a log file; silent on all ranks but the first.
 
-`UserError` is what the user can mend: the front door prints it as one line. Everything else is a bug, with its traceback.
+`UserError` is what the user can mend: the front door prints it as one line. Anything else is a bug, with a traceback.
 """
 
 import os

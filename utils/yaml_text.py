@@ -5,7 +5,7 @@ Plain scalars are read as a researcher means them: `1e-3` is a number, `00:12:00
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
@@ -28,6 +28,7 @@ class Layer:
     values: dict[Any, Any]
     origins: dict[KeyPath, Origin]
     problems: list[str]
+    bad: set[KeyPath] = field(default_factory=set)  # keys whose values could not be read
 
 
 # The libyaml loader is ten times as fast; wheels of PyYAML bring it, some systems' packages do not.
@@ -55,9 +56,9 @@ def read_yaml(text: str, name: str) -> Layer:
     try:
         node = yaml.compose(text, Loader=_Loader)
     except yaml.YAMLError as error:
-        layer.problems.append(_not_yaml(error, name))
+        layer.problems.append(_not_yaml(error, text, name))
         return layer
-    if node is None:  # an empty file, or comments only
+    if node is None or node.tag == "tag:yaml.org,2002:null":  # an empty file, or comments only
         return layer
     if not isinstance(node, yaml.MappingNode):
         layer.problems.append(f"{name}:{_line(node)}: a config is made of lines 'key: value'")
@@ -155,6 +156,7 @@ class _Reader:
             kind = "!"
         if kind not in ("str", "merge"):
             self.layer.problems.append(f"{self.place(node)}: {dotted(key)}: the tag {node.tag} is not understood")
+            self.layer.bad.add(key)
         return text
 
 
@@ -162,11 +164,12 @@ def _line(node: yaml.Node) -> int:
     return node.start_mark.line + 1
 
 
-def _not_yaml(error: yaml.YAMLError, name: str) -> str:
+def _not_yaml(error: yaml.YAMLError, text: str, name: str) -> str:
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     problem = getattr(error, "problem", None) or "it holds a character that YAML does not allow"
     place = f"{name}:{mark.line + 1}" if mark else name
-    if "'\\t'" in problem or "tab" in problem:
+    line = text.splitlines()[mark.line] if mark and mark.line < len(text.splitlines()) else ""
+    if "\t" in line[: len(line) - len(line.lstrip())]:
         return f"{place}: not YAML: indent with spaces, not with tabs"
     if "mapping values are not allowed" in problem:
         problem = "a ': ' where none can be; is the line before it complete, and is the indentation right?"
