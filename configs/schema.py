@@ -413,6 +413,11 @@ class Config(Section):
         return values
 
     @classmethod
+    def completed(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Settings as an older Liftoff wrote them, with those that it did not have at their defaults."""
+        return _completed(cls, values)
+
+    @classmethod
     def trains(cls, key: tuple[str | int, ...]) -> bool:
         """Whether a run with another value of this key is another run."""
         section: type[BaseModel] = cls
@@ -426,3 +431,13 @@ class Config(Section):
                 return True
             section = field.annotation
         return True
+
+
+def _completed(section: type[Section], values: dict[str, Any]) -> dict[str, Any]:
+    defaults = section().model_dump()
+    complete = {**defaults, **values}
+    for name, field in section.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, Section) and isinstance(values.get(name), dict):
+            complete[name] = _completed(inner, values[name])
+    return complete

@@ -65,7 +65,7 @@ def table(title: str, rows: list[tuple[str, str]], next_commands: list[str] | No
 
 def duration(seconds: float) -> str:
     """1.25 -> "1.2 s", 75 -> "1:15", 4000 -> "1:06:40"."""
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

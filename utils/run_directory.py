@@ -29,6 +29,9 @@ class RunConfig(Protocol):
     def resolved(self) -> dict[str, Any]:
         """Every setting, as it is to be written."""
 
+    def completed(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Settings that were written by an older Liftoff, with those that it did not have at their defaults."""
+
     def trains(self, key: KeyPath) -> bool:
         """Whether a run with another value of this key is another run."""
 
@@ -111,14 +114,13 @@ class RunDirectory:
         layer = read_yaml(self.config.read_text(encoding="utf-8"), shown(self.config))
         if layer.problems:
             raise UserError(f"{layer.problems[0]}; --restart begins anew, and moves this run aside")
-        old, new = _flat(layer.values), _flat(values)
+        old, new = _flat(config.completed(layer.values)), _flat(values)
         changed = {}
         for key in [*new, *(key for key in old if key not in new)]:
             before, after = old.get(key, _MISSING), new.get(key, _MISSING)
             # A whole number may have become a float by being written; True is not 1 here.
             if before != after or isinstance(before, bool) != isinstance(after, bool):
                 changed[key] = [before, after]
-        # What the stored config lacks as a key is one that a newer Liftoff has brought, at its default or not.
         fatal = {key: pair for key, pair in changed.items() if config.trains(key)}
         if fatal:
             lines = [f"{dotted(key)}: {_value(before)} -> {_value(after)}" for key, (before, after) in fatal.items()]
