@@ -16,7 +16,7 @@ from evaluation.generating import Stream, write_texts
 from evaluation.opening import find_model, open_model
 from evaluation.prompts import Prompt, prompt_ids, read_prompts
 from evaluation.writing import Writer
-from models.decoding import DecodingOptions
+from models.decoding import DecodingOptions, generate
 from utils.messages import UserError
 
 FLOAT32 = {"precision": "32-true", "accelerator": "cpu"}
@@ -119,6 +119,10 @@ def test_what_is_written(run: Config, capsys: pytest.CaptureFixture[str]) -> Non
     rows = texts(run)
     opened = open_model(find_model(run, "best"), run)
     for number, row in enumerate(rows):
+        ids = torch.tensor([opened.tokenizer.encode(PROMPTS[number])])
+        options = DecodingOptions(max_new_tokens=12)
+        [alone] = generate(opened.model, ids, torch.ones_like(ids), options, eos_id=opened.tokenizer.eos_id)
+        assert row["prompt"] == PROMPTS[number] and row["text"] == opened.tokenizer.decode(alone.ids)
         assert row["prompt_number"] == number and row["where"].endswith(f"prompts.txt:{number + 1}")
         assert row["prompt_tokens"] == len(opened.tokenizer.encode(row["prompt"]))
         assert 0 <= row["new_tokens"] <= 12 and row["stopped"] in ("eos", "length") and row["log_probability"] < 0
