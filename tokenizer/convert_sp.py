@@ -1,13 +1,13 @@
 """A SentencePiece .model -> the tokenizer.json that gives the same ids, for transformers.
 
-Exact for unigram and BPE models without normalisation, but for special strings and names of bytes ("<0x41>") that stand
-in a text. The normalisation of the others is handed over as it is, and `tokenizer.report` measures what differs.
+Exact for unigram and BPE models that were trained here without normalisation; but transformers finds special strings in
+a text. The normalisation of the others is handed over as it is, and `tokenizer.report` measures what differs.
 """
 
 import json
 from typing import Any
 
-from tokenizer.chat import TEMPLATE
+from tokenizer import special_strings
 from tokenizer.engines import ROLES, SentencePieceEngine
 from tokenizer.finding import SPECIALS
 from utils.messages import UserError
@@ -30,9 +30,8 @@ def complete(files: dict[str, bytes], engine: SentencePieceEngine) -> tuple[dict
         pipeline = convert(engine.model)
     except UserError as problem:
         return marked, str(problem)
-    template = {} if "chat_template.jinja" in files else {"chat_template.jinja": TEMPLATE.encode()}
     others = [engine.token(i) for i in engine.special_ids if engine.token(i) not in roles.values()]
-    return {**marked, "tokenizer.json": pipeline.encode(), **transformers_files(roles, others), **template}, None
+    return {**marked, "tokenizer.json": pipeline.encode(), **transformers_files(roles, others)}, None
 
 
 def transformers_files(roles: dict[str, str], others: list[str]) -> dict[str, bytes]:
@@ -50,7 +49,7 @@ def convert(model: bytes) -> str:
     Raises UserError for char and word models, and for what has no counterpart.
     """
     from sentencepiece import sentencepiece_model_pb2
-    from tokenizers import AddedToken, Tokenizer, decoders
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers
 
     proto = sentencepiece_model_pb2.ModelProto()
     proto.ParseFromString(model)
@@ -70,8 +69,9 @@ def convert(model: bytes) -> str:
     tokenizer.add_tokens(added)
     normaliser = _normaliser(proto.normalizer_spec)
     tokenizer.normalizer = normaliser
-    if proto.trainer_spec.byte_fallback:
-        tokenizer.pre_tokenizer = _keep_byte_names_apart()
+    pattern = _cuts(proto) if kind == UNIGRAM else None
+    if pattern is not None:
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "merged_with_previous")
     steps = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     if proto.normalizer_spec.add_dummy_prefix:
         steps.append(decoders.Strip(" ", 1, 0))
@@ -84,6 +84,9 @@ def _unigram(proto: Any) -> Any:
 
     unknown = next(i for i, piece in enumerate(proto.pieces) if piece.type == UNKNOWN)
     vocabulary = [(piece.piece, piece.score) for piece in proto.pieces]
+    normal = {piece.piece for piece in proto.pieces if piece.type == NORMAL}
+    if special_strings.has_all_characters(normal):
+        vocabulary = special_strings.never_best(vocabulary, _hidden(proto))
     return models.Unigram(vocabulary, unk_id=unknown, byte_fallback=proto.trainer_spec.byte_fallback)
 
 
@@ -120,11 +123,14 @@ def _normaliser(spec: Any) -> Any:
     return normalizers.Sequence([*steps, normalizers.Replace(" ", SPACE)])
 
 
-def _keep_byte_names_apart() -> Any:
-    """In a text "<0x41>" is six characters; the models of `tokenizers` would take it for the byte."""
-    from tokenizers import Regex, pre_tokenizers
+def _hidden(proto: Any) -> set[str]:
+    """Pieces that SentencePiece never finds in a text by their strings."""
+    return {piece.piece for piece in proto.pieces if piece.type in (UNKNOWN, CONTROL, BYTE, UNUSED)}
 
-    return pre_tokenizers.Split(Regex("<(?=0x[0-9A-F]{2}>)"), "merged_with_previous")
+
+def _cuts(proto: Any) -> str | None:
+    normal = {piece.piece for piece in proto.pieces if piece.type == NORMAL}
+    return special_strings.cuts(_hidden(proto), normal if special_strings.has_all_characters(normal) else None)
 
 
 def _json(value: dict[str, Any]) -> bytes:

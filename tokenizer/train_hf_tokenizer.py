@@ -79,8 +79,8 @@ def train(config: Config, text: Any) -> dict[str, bytes]:
     roles, strings = trained.special_strings(config)
     pipeline = new_pipeline(config)
     pipeline.train_from_iterator(text, trainer=_trainer(config, [AddedToken(s, special=True) for s in strings]))
-    if settings.kind == "unigram":
-        pipeline = _with_exact_unknown(pipeline, roles["unk"])
+    if settings.kind in ("unigram", "wordpiece"):
+        pipeline = _hiding(pipeline, settings.kind, strings)
     if "cls" in roles and "sep" in roles:  # what transformers adds when asked for special tokens, as BERT's does
         ids = [(s, pipeline.token_to_id(s)) for s in dict.fromkeys([roles["cls"], roles["sep"]])]
         single = f"{roles['cls']} $A {roles['sep']}"
@@ -161,14 +161,24 @@ def _trainer(config: Config, special: list[Any]) -> Any:
     return trainers.UnigramTrainer(**common, unk_token=config.tokenizer.special_tokens.unk)
 
 
-def _with_exact_unknown(pipeline: Any, unk: str) -> Any:
-    """The trained Unigram model, sure to know which of its tokens is the unknown one."""
-    from tokenizers import Tokenizer
+def _hiding(pipeline: Any, kind: str, strings: list[str]) -> Any:
+    """The trained pipeline, made blind to strings of special tokens that stand in a text."""
+    from tokenizers import Regex, Tokenizer, pre_tokenizers
 
-    description = json.loads(pipeline.to_str())
-    strings = [token for token, _ in description["model"]["vocab"]]
-    description["model"]["unk_id"] = strings.index(unk)
-    return Tokenizer.from_str(json.dumps(description))
+    from tokenizer import special_strings
+
+    characters = None
+    if kind == "unigram":
+        description = json.loads(pipeline.to_str())
+        vocabulary = [(piece, score) for piece, score in description["model"]["vocab"]]
+        description["model"]["vocab"] = special_strings.never_best(vocabulary, set(strings))
+        pipeline = Tokenizer.from_str(json.dumps(description))
+        characters = {piece for piece, _ in vocabulary if piece not in strings}
+    pattern = special_strings.cuts(strings, characters)
+    if pattern is not None:
+        cut = pre_tokenizers.Split(Regex(pattern), "merged_with_previous")
+        pipeline.pre_tokenizer = pre_tokenizers.Sequence([cut, pipeline.pre_tokenizer])
+    return pipeline
 
 
 def retrain(config: Config, text: Any) -> dict[str, bytes]:

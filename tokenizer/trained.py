@@ -37,7 +37,7 @@ def finished(config: Config, trainer: str, restart: bool) -> dict[str, Any] | No
         return None
     if not (directory / MANIFEST).is_file():
         raise UserError(
-            f"{shown(directory)} is there, but no trainer made it (it has no {MANIFEST}); use --restart to move it aside"
+            f"{shown(directory)} is there, but no trainer made it (no {MANIFEST}); use --restart to move it aside"
         )
     manifest = read_json(directory / MANIFEST)
     differing = differences(manifest["made_from"], made_from(config, trainer))
