@@ -222,9 +222,12 @@ class WindowIndex:
             values = getattr(self.shards.shards[number], name)
             places = start[rows, None] - firsts[number] + np.arange(width)
             inside = (places >= 0) & (places < len(values)) & (np.arange(width) < length[rows, None])
-            block = taken[rows]
-            block[inside] = values[places[inside]]
-            taken[rows] = block
+            if inside.all():
+                taken[rows] = values[places]
+            else:
+                block = taken[rows]
+                block[inside] = values[places[inside]]
+                taken[rows] = block
         return taken
 
     def _in_spans(self, start: np.ndarray, length: np.ndarray, width: int) -> np.ndarray:

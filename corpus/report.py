@@ -2,6 +2,7 @@
 
 from configs.places import shards_dir, splits
 from configs.schema import Config
+from corpus.documents import has_split
 from corpus.tokenising import Made, lengths_of, verify
 from utils.files import shown
 from utils.messages import UserError, amount, duration, histogram, info, size, table
@@ -41,11 +42,19 @@ def report(made: list[Made], config_path: str) -> None:
     table("Token shards", rows, [f"python train.py {config_path}"])
 
 
+def _is_expected(config: Config, split: str) -> bool:
+    """Whether there should be shards of a split: there are some, or documents for it."""
+    try:
+        return (shards_dir(config) / split).exists() or has_split(config, split)
+    except UserError:  # the raw text need not be there any more
+        return False
+
+
 def report_verified(config: Config) -> None:
     """Checks the shards of every split that is there. Raises UserError that names each file that is not right."""
-    folders = [folder for split in splits(config) if (folder := shards_dir(config) / split).exists()]
-    if not folders:
+    if not shards_dir(config).exists():
         raise UserError(f"no shards in {shown(shards_dir(config))}; make them with: python tokenize_data.py CONFIG")
+    folders = [shards_dir(config) / split for split in splits(config) if _is_expected(config, split)]
     wrong = [line for folder in folders for line in verify(folder)]
     if wrong:
         raise UserError(
