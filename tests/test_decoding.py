@@ -133,12 +133,16 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@pytest.mark.parametrize("cached", [False, True], ids=["recomputed", "cached"])
 @pytest.mark.parametrize("kind", ["llama", "marian"])
 def test_a_padded_batch_gives_what_transformers_gives_for_each_prompt(
-    kind: str, settings: dict, request: pytest.FixtureRequest
+    kind: str, cached: bool, settings: dict, request: pytest.FixtureRequest
 ) -> None:
+    from models.hf import HuggingFaceModel
+
     inner = request.getfixturevalue(kind)
-    model = Recomputed(inner, start_id=START if kind == "marian" else None)
+    start = START if kind == "marian" else None
+    model = HuggingFaceModel(inner, VOCABULARY) if cached else Recomputed(inner, start)
     options = DecodingOptions(max_new_tokens=12, **settings)
     ours = generate(model, *padded(PROMPTS), options, eos_id=EOS)
     expected = [theirs(inner, prompt, **settings) for prompt in PROMPTS]
