@@ -26,7 +26,9 @@ class HuggingFaceModel(nn.Module):
     def __init__(self, inner: PreTrainedModel, tokens: int, own_loss: bool = False) -> None:
         super().__init__()
         self.inner, self.tokens, self.own_loss = inner, tokens, own_loss
-        self.takes = set(inspect.signature(inner.forward).parameters)
+        parameters = inspect.signature(inner.forward).parameters
+        self.takes = set(parameters)
+        self.takes_more = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
         self.facts = facts_of(inner, self.takes)
         self.head_is_apart = not own_loss and head_is_apart(inner)
         if own_loss:
@@ -76,8 +78,8 @@ class HuggingFaceModel(nn.Module):
         """The model's mean over scored targets times their count. Ours are shifted already, hence `shift_labels`."""
         scored = targets != IGNORED
         causal = self.facts.causal and not self.facts.encoder_decoder
-        shifted: dict[str, Any] = {"shift_labels": targets} if causal else {}
-        output = self.inner(**inputs, **self.without_cache(), labels=targets, **shifted)
+        shifted: dict[str, Any] = {"shift_labels": targets.contiguous()} if causal else {}
+        output = self.inner(**inputs, **self.without_cache(), labels=targets.contiguous(), **shifted)
         nats = output.loss.float() * scored.sum() if bool(scored.any()) else output.logits.float().sum() * 0
         return Loss(nats, scored.sum(), ((output.logits.detach().argmax(-1) == targets) & scored).sum())
 
@@ -150,16 +152,20 @@ def head_is_apart(inner: PreTrainedModel) -> bool:
 
 @torch.no_grad()
 def check_own_loss(model: HuggingFaceModel) -> None:
-    """The loss of a causal model must depend on the last target; one that shifts targets again would leave it out."""
+    """Each target of a causal model must count: one that shifts ours again drops the first and misplaces the others."""
     if model.facts.encoder_decoder or not model.facts.causal:
         return
+    name = type(model.inner).__name__
+    refusal = f"loss: own: {name} shifts targets that are shifted already; use loss: auto"
+    if "shift_labels" not in model.takes and not model.takes_more:
+        raise ValueError(refusal)
     ids = torch.arange(4, device=next(model.parameters()).device)[None] % model.facts.vocab_size
-    targets = ids.clone()
-    targets[0, -1] = (targets[0, -1] + 1) % model.facts.vocab_size
     training = model.training
     model.eval()
-    one, other = (model.loss_of_its_own({"input_ids": ids}, wanted).nats for wanted in (ids, targets))
+    before = model.loss_of_its_own({"input_ids": ids}, ids).nats
+    for position in range(4):
+        targets = ids.clone()
+        targets[0, position] = (targets[0, position] + 1) % model.facts.vocab_size
+        if bool(model.loss_of_its_own({"input_ids": ids}, targets).nats == before):
+            raise ValueError(refusal)
     model.train(training)
-    if bool(one == other):
-        name = type(model.inner).__name__
-        raise ValueError(f"loss: own: {name} shifts targets that are shifted already; use loss: auto")

@@ -4,9 +4,10 @@ Everything that cannot be had is refused before weights are made or read: unknow
 implementation, a vocabulary that is too small. All raise ValueError with one line.
 """
 
+import contextlib
 import dataclasses
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from typing import Any
 
@@ -49,26 +50,42 @@ def from_pretrained(
     """
     source = {"revision": revision, "trust_remote_code": trust_remote_code}
     config = pretrained_config(kind, where, arguments, source)
-    rows = vocabulary_of(config)
-    if arguments.get("vocab_size", rows) != rows:
-        raise ValueError(f"vocab_size={arguments['vocab_size']} is not that of {where}, which is {rows}; leave it out")
     if not is_remote(config, kind):
         check_attention(class_for(kind, config), attention)
-    model, report = kind.from_pretrained(
-        where,
-        config=config,
-        dtype=torch.float32,
-        weights_only=True,
-        output_loading_info=True,
-        **source,
-        **chosen(attention),
-    )
-    missing = sorted(report["missing_keys"])
-    if missing:
-        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        raise ValueError(f"{where} has no weights for {', '.join(missing[:5])}{more} of {type(model).__name__}")
+    with silence():
+        model, report = kind.from_pretrained(
+            where,
+            config=config,
+            dtype=torch.float32,
+            weights_only=True,
+            ignore_mismatched_sizes=True,  # so that they are all named below
+            output_loading_info=True,
+            **source,
+            **chosen(attention),
+        )
+    problems = [f"no {name}" for name in sorted(report["missing_keys"])]
+    problems += [
+        f"{name} of shape {tuple(there)} for {tuple(here)}" for name, there, here in sorted(report["mismatched_keys"])
+    ]
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise ValueError(f"{where} does not fit {type(model).__name__}: it has {'; '.join(problems[:5])}{more}")
     fit_embeddings(model, tokens)
     return with_special_ids(model, special, arguments, replace=False), sorted(report["unexpected_keys"])
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """transformers prints a table of what it could not load; here that is an error, or told by who called."""
+    logging = transformers.utils.logging
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        logging.enable_progress_bar()
 
 
 def is_auto(kind: type) -> bool:
@@ -141,8 +158,9 @@ def new_config(kind: type, arguments: dict[str, Any], tokens: int, special: Spec
     # Ids that a class has by default mean something in its own vocabulary, not in this one.
     values = {f"{name}_token_id": getattr(special, name) for name in ("bos", "eos", "pad")}
     values["pad_token_id"] = embedding_pad(special)
-    start = special.pad if special.pad is not None else special.eos
-    values["decoder_start_token_id"] = start
+    values["decoder_start_token_id"] = special.pad
+    if getattr(config_class, "is_encoder_decoder", False) and special.pad is None:
+        check_start(arguments.get("decoder_start_token_id"), padded_vocab(stated))
     others = {"forced_eos_token_id": special.eos, "cls_token_id": special.cls, "sep_token_id": special.sep}
     others["mask_token_id"] = special.mask
     values |= {name: value for name, value in others.items() if name in field_names(config_class)}
@@ -155,8 +173,9 @@ def new_config(kind: type, arguments: dict[str, Any], tokens: int, special: Spec
 
 def pretrained_config(kind: type, where: str, arguments: dict[str, Any], source: dict[str, Any]) -> PreTrainedConfig:
     """The config that comes with the weights, changed by the arguments."""
-    if "model_type" in arguments:
-        raise ValueError(f"arguments: model_type is that of {where}; leave it out")
+    for name in ("model_type", "vocab_size"):
+        if name in arguments:
+            raise ValueError(f"arguments: {name} is that of {where}; leave it out")
     if is_auto(kind):
         config = AutoConfig.from_pretrained(where, **source)
         check_names(type(config), arguments)
@@ -253,12 +272,17 @@ def with_special_ids(
     if model.config.is_encoder_decoder:
         start = getattr(model.config, "decoder_start_token_id", None)
         start = start if start is not None else special.pad
-        if start is None or start >= vocabulary_of(model.config):
-            raise ValueError(
-                f"the decoder has no id to start from (it is {start}); give the tokenizer a pad token, or set "
-                "model.arguments.decoder_start_token_id"
-            )
+        check_start(start, vocabulary_of(model.config))
         model.config.decoder_start_token_id = start
         if generation is not None:
             generation.decoder_start_token_id = start
     return model
+
+
+def check_start(start: int | None, rows: int) -> None:
+    """Refuses what no decoder can start from."""
+    if start is None or start >= rows:
+        raise ValueError(
+            f"the decoder has no id to start from (it is {start}); give the tokenizer a pad token, or set "
+            "model.arguments.decoder_start_token_id"
+        )
