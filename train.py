@@ -41,8 +41,7 @@ def main(config: Config, flags: argparse.Namespace) -> int:
         debug(config)
         return 0
     run = RunDirectory(run_dir(config))
-    if is_first_rank():
-        run.open(config, restart=flags.restart)
+    run.open(config, restart=flags.restart)
     # Only the first rank can have moved a finished run aside; the others must not look at what it is moving.
     if run.finished and (is_first_rank() or not flags.restart):
         info(f"{run.path} is finished; --restart begins anew")
@@ -55,6 +54,7 @@ def main(config: Config, flags: argparse.Namespace) -> int:
 
 def train(config: Config, run: RunDirectory) -> int:
     """Trains to the end, or until a signal. -> exit code"""
+    begin_imports(config)
     from optim.build import build_schedule
     from training.launch import make_trainer
     from training.length import length_of
@@ -89,6 +89,14 @@ def train(config: Config, run: RunDirectory) -> int:
     return 0
 
 
+def begin_imports(config: Config) -> None:
+    """Lightning first, as lean as the user's own code allows."""
+    from training.lean_start import import_lightning
+
+    if not config.trainer.callbacks:
+        import_lightning([REPOSITORY / "model.py"])
+
+
 def parts_of(config: Config) -> "tuple[Hardware, Tokenizer, LanguageModelTraining, LanguageModelData]":
     """Everything that is checked before the first byte is written: hardware, tokenizer, model, data."""
     from dataset import LanguageModelData
@@ -120,13 +128,10 @@ def show_plan(config: Config, hardware: "Hardware", training: "LanguageModelTrai
     """What is about to be trained, in every unit."""
     from training.length import batch_arithmetic
 
-    weights = list(training.model.parameters())
-    trained = sum(weight.numel() for weight in weights if weight.requires_grad)
+    model = config.model
+    trained = sum(weight.numel() for weight in training.model.parameters() if weight.requires_grad)
     rows = [
-        (
-            "model",
-            f"{type(getattr(training.model, 'inner', training.model)).__name__}, {trained:,} parameters to train",
-        ),
+        ("model", f"{model.backbone or model.huggingface or model.module}, {trained:,} parameters to train"),
         ("length", f"{length.steps:,} steps = {length.tokens:,} tokens = {length.epochs:.3g} epochs"),
         ("step", str(batch_arithmetic(config.trainer, hardware.ranks))),
         ("computed", f"in {hardware.precision} on {hardware}"),
@@ -169,7 +174,8 @@ def finish(
         sample = next(iter(data.val_dataloader()[0]))["input_ids"]
         step = checkpoints.read_state(path)["step"]
         exported = export(training.model, tokenizer, config, run.model, sample, {"step": step, **(record or {})})
-        rows.append(("model", f"{exported.directory}\n{exported.what} ({which} weights, step {step})"))
+        what = f"{exported.what} ({which} weights, step {step})"
+        rows.append(("model", "\n".join((str(exported.directory), what, exported.how_to_load, *exported.notes))))
     rows += [("curves", str(run.pictures / "curves.png")), ("measures", str(run.metrics))]
     run.mark_finished()
     where = sys.argv[1] if len(sys.argv) > 1 else "CONFIG"
@@ -178,6 +184,7 @@ def finish(
 
 def debug(config: Config) -> None:
     """One batch on one device."""
+    begin_imports(config)
     import training.debug as looking
     from training.launch import make_trainer
 
@@ -186,7 +193,7 @@ def debug(config: Config) -> None:
     microbatches = next(iter(data.train_dataloader()))
     looking.show_batch(microbatches, tokenizer)
     training.schedule = looking.warmed_constant
-    watch = looking.Watch()
+    watch = looking.Watch(len(microbatches))
     looking.overfit(make_trainer(config, hardware, [watch]), training, watch, microbatches)
 
 
