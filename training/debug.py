@@ -36,15 +36,21 @@ class OneBatch(IterableDataset):
 
 
 class Watch(L.Callback):
-    """Notes the loss of every step, and prints the gradient norms of the first."""
+    """Notes the loss of every step, and prints the gradient norms of the first, before clipping.
 
-    def __init__(self) -> None:
+    microbatches: of a step
+    """
+
+    def __init__(self, microbatches: int) -> None:
+        self.microbatches = microbatches
+        self.backwards = 0
         self.losses: list[float] = []
 
-    def on_before_optimizer_step(self, trainer: L.Trainer, training: TrainingModule, optimizer: Any) -> None:
-        """Gradients are there now; clipping has only scaled them alike."""
-        if training.steps == 0:
-            info("\ngradient norms (after clipping)\n" + as_columns(gradient_norms(training.model)))
+    def on_after_backward(self, trainer: L.Trainer, training: TrainingModule) -> None:
+        """After the first step's last backward pass its gradient is complete."""
+        self.backwards += 1
+        if self.backwards == self.microbatches:
+            info("\ngradient norms\n" + as_columns(gradient_norms(training.model)))
 
     def on_train_batch_end(self, trainer: L.Trainer, training: TrainingModule, *_: Any) -> None:
         sums = training.sums.read()

@@ -21,9 +21,10 @@ def draw_curves(lines: Sequence[Line], path: Path, title: str) -> None:
     validation = sorted((line for line in lines if line["kind"] == "validation"), key=lambda line: line["step"])
     figure, axes = pyplot.subplots(2, 2, figsize=(11, 7), sharex=True, layout="constrained")
     loss, rate, norm, speed = axes.flat
-    _curve(loss, training, "loss", label="training", color="tab:blue", alpha=0.6, linewidth=1)
-    for name in dict.fromkeys(line["set"] for line in validation):
-        _curve(loss, [line for line in validation if line["set"] == name], "loss", label=name, marker="o", markersize=3)
+    _curve(loss, training, "loss", label="training", color="C0", alpha=0.6, linewidth=1)
+    for number, name in enumerate(dict.fromkeys(line["set"] for line in validation), start=1):
+        of_set = [line for line in validation if line["set"] == name]
+        _curve(loss, of_set, "loss", label=name, color=f"C{number}", marker="o", markersize=3)
     loss.set(title="loss", ylabel="nats a token")
     if training or validation:
         loss.legend()
