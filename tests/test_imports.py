@@ -41,7 +41,8 @@ def imports_of(node: ast.AST) -> Iterator[str]:
 def at_the_top(path: Path) -> Iterator[str]:
     """The imports that happen when the file is imported."""
     for statement in ast.parse(path.read_text()).body:
-        if not isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
+        for_types = isinstance(statement, ast.If) and ast.unparse(statement.test) == "TYPE_CHECKING"  # never runs
+        if not (for_types or isinstance(statement, (ast.FunctionDef, ast.ClassDef))):
             yield from imports_of(statement)
 
 
