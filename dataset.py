@@ -318,10 +318,3 @@ def filled_on_the_left(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def evenly_spaced(n: int, wanted: int | None) -> np.ndarray:
     """At most `wanted` of the numbers 0, …, n - 1, evenly spaced."""
     return np.arange(n) if wanted is None or wanted >= n else np.arange(wanted) * n // wanted
-
-
-def input_tokens(batch: Batch) -> int:
-    """Unpadded input tokens of a batch, of the decoder too: what `trainer.max_tokens` counts."""
-    mask = batch.get("attention_mask")
-    count = batch["input_ids"].numel() if mask is None else int(mask.sum())
-    return count + (int((batch["targets"] != NOTHING).sum()) if "decoder_input_ids" in batch else 0)

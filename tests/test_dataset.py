@@ -11,10 +11,11 @@ from torch import Tensor
 
 from configs.schema import Config
 from corpus.tokenising import tokenise
-from dataset import LanguageModelData, evenly_spaced, input_tokens
+from dataset import LanguageModelData, evenly_spaced
 from models.interface import ModelFacts
 from tests.small_data import config_for, small_tokenizer, write_documents
 from tokenizer.tokenizer import Tokenizer
+from training.measures import input_tokens
 from utils.messages import UserError
 
 N = 150

@@ -92,12 +92,13 @@ def test_every_token_is_scored_exactly_once(
             if spans
             else set(itertools.chain(*documents))
         )  # noqa: E501
+        scorable = len(due)
         due -= {stream[0] for stream in streams if stream and ahead and edges[0] is None}
         if packing == "truncate":
             due &= {token for document in documents for token in document[: how.room]}
         scored = windows.tokens[windows.scored].tolist()
         assert sorted(scored) == sorted(due)
-        assert index.counts.scored_tokens == len(due)
+        assert index.counts.scored_tokens == len(due) and index.counts.unscored_tokens == scorable - len(due)
         assert index.counts.input_tokens == (windows.lengths - ahead).sum()
         if packing != "full":
             assert windows.scored.any(1).all()

@@ -135,6 +135,18 @@ def test_what_the_assistant_says_is_scored(tmp_path: Path) -> None:
     assert list(prompts_and_references(config, "train"))[0][1] == "town"
 
 
+def test_real_text_has_the_published_number_of_tokens(tmp_path: Path, shared: Path) -> None:
+    """https://github.com/karpathy/nanoGPT: the first nine tenths of tinyshakespeare, and the last, as GPT-2 tokens."""
+    text = (shared / "data" / "tinyshakespeare" / "input.txt").read_text(encoding="utf-8")
+    for name, part in (("train", text[: len(text) * 9 // 10]), ("validation", text[len(text) * 9 // 10 :])):
+        (tmp_path / f"{name}.txt").write_text(part, encoding="utf-8")
+    paths = {"validation_path": str(tmp_path / "validation.txt"), "test_path": None}
+    config = config_for(tmp_path, tmp_path / "train.txt", dataset=paths, tokenize={"document_end": "none"})
+    made = tokenise(config, Tokenizer.load(shared / "data" / "gpt2"))
+    assert [one.manifest["tokens"] for one in made] == [301_966, 36_059]
+    assert sum(one.manifest["bytes"] for one in made) == len(text.encode())
+
+
 @pytest.mark.parametrize("parts", [1, 3])
 def test_the_bytes_do_not_depend_on_the_workers(tmp_path: Path, tokenizer: Tokenizer, parts: int) -> None:
     path = write_documents(tmp_path / "a.jsonl", 5000, ("prompt", "response"))
