@@ -24,7 +24,9 @@ if TYPE_CHECKING:  # heavy ones come once the config is known to be right
     from dataset import LanguageModelData
     from model import LanguageModelTraining
     from tokenizer.tokenizer import Tokenizer
+    from training.length import Length
     from training.precision import Hardware
+    from training.recorder import Recorder
 
 FLAGS = {
     "restart": "move the run's folder aside and begin anew",
@@ -46,13 +48,13 @@ def main(config: Config, flags: argparse.Namespace) -> int:
     if run.finished and (is_first_rank() or not flags.restart):
         info(f"{run.path} is finished; --restart begins anew")
     else:
-        code = train(config, run)
+        code = train(config, run, flags.config)
         if code:
             return code
     return evaluate() if flags.evaluate and is_first_rank() else 0
 
 
-def train(config: Config, run: RunDirectory) -> int:
+def train(config: Config, run: RunDirectory, config_file: str) -> int:
     """Trains to the end, or until a signal. -> exit code"""
     begin_imports(config)
     from optim.build import build_schedule
@@ -85,7 +87,7 @@ def train(config: Config, run: RunDirectory) -> int:
         started_by_lightning = trainer.strategy.launcher is not None and not is_first_rank()
         return 0 if started_by_lightning else 128 + stopped.signum
     if is_first_rank():
-        finish(config, run, training, data, tokenizer, recorder)
+        finish(config, run, training, data, tokenizer, recorder, config_file)
     return 0
 
 
@@ -124,7 +126,7 @@ def data_facts(data: "LanguageModelData", tokenizer: "Tokenizer") -> dict[str, o
     return {"windows of the training data": data.n_windows, "tokenizer": tokenizer.fingerprint}
 
 
-def show_plan(config: Config, hardware: "Hardware", training: "LanguageModelTraining", length: object) -> None:
+def show_plan(config: Config, hardware: "Hardware", training: "LanguageModelTraining", length: "Length") -> None:
     """What is about to be trained, in every unit."""
     from training.length import batch_arithmetic
 
@@ -146,7 +148,8 @@ def finish(
     training: "LanguageModelTraining",
     data: "LanguageModelData",
     tokenizer: "Tokenizer",
-    recorder: object,
+    recorder: "Recorder",
+    config_file: str,
 ) -> None:
     """Curves, the exported model, and the table that a run ends with."""
     from training import checkpoints
@@ -161,25 +164,28 @@ def finish(
         ("speed", f"{amount(recorder.tokens / recorder.clock.seconds)} tokens/s, validation and checkpoints included"),
     ]
     if record:
-        rows.append(
-            (
-                "best",
-                f"{config.checkpoints.monitor or 'validation loss'} {record['monitor']:.4f} at step {record['step']}",
-            )
-        )
+        monitored = config.checkpoints.monitor or f"{validation_names(config)[0]}/loss"
+        rows.append(("best", f"{monitored} {record['monitor']:.4f} at step {record['step']}"))
     if config.checkpoints.export != "none":
         which = config.checkpoints.export if record else "last"
         path = checkpoints.find(run.checkpoints, which)
         checkpoints.load_weights(training.model, path)
         sample = next(iter(data.val_dataloader()[0]))["input_ids"]
         step = checkpoints.read_state(path)["step"]
-        exported = export(training.model, tokenizer, config, run.model, sample, {"step": step, **(record or {})})
+        losses = next((entry for entry in training.history if entry["step"] == step), {})
+        measures = {"step": step} | {
+            f"{name} loss": losses[name] for name in validation_names(config) if name in losses
+        }
+        exported = export(training.model, tokenizer, config, run.model, sample, measures)
         what = f"{exported.what} ({which} weights, step {step})"
         rows.append(("model", "\n".join((str(exported.directory), what, exported.how_to_load, *exported.notes))))
     rows += [("curves", str(run.pictures / "curves.png")), ("measures", str(run.metrics))]
     run.mark_finished()
-    where = sys.argv[1] if len(sys.argv) > 1 else "CONFIG"
-    table(f"{config.name} is trained", rows, [f"python inference.py {where}", f"python generation.py {where}"])
+    table(
+        f"{config.name} is trained",
+        rows,
+        [f"python {door} {config_file}" for door in ("inference.py", "generation.py")],
+    )
 
 
 def debug(config: Config) -> None:

@@ -144,7 +144,7 @@ def test_an_export_is_whole_verified_and_read_back(tokenizer: Tokenizer, tmp_pat
     for name, content in tokenizer.files.items():
         assert (tmp_path / "model" / name).read_bytes() == content
     card = (tmp_path / "model/README.md").read_text()
-    for fact in ("# mine", "validation loss: 3.25", "500 tokens in 512 rows", "AutoModelForCausalLM.from_pretrained"):
+    for fact in ("# mine", "validation loss: 3.2500", "500 tokens in 512 rows", "AutoModelForCausalLM.from_pretrained"):
         assert fact in card
     written = json.loads((tmp_path / "model/config.json").read_text())
     assert (written["tokenizer_vocab_size"], written["vocab_size"], written["use_cache"]) == (TOKENS, 512, True)

@@ -34,7 +34,7 @@ def model_card(
         ),
         "longest row": model.facts.max_positions or "any",
         "weights": "float32",
-        **measures,
+        **{name: f"{value:.4f}" if isinstance(value, float) else value for name, value in measures.items()},
     }
     parts = [
         f"# {config.name or 'A model'}",
