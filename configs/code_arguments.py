@@ -21,12 +21,16 @@ from utils.imports import did_you_mean, unknown_argument
 from utils.yaml_text import KeyPath, dotted
 
 # What Liftoff itself passes to code that a config names; a config that does too would contradict it.
-_GIVEN = {
+_GIVEN: dict[KeyPath, tuple[str, ...]] = {
     ("model", "backbone"): ("vocab_size",),
     ("objective", "name"): ("facts",),
     ("schedule", "name"): ("update", "history", "total", "warmup"),
     ("dataset", "source"): ("split",),
 }
+_SOURCES = ("hub", "files", "sample", "synthetic")
+_METRICS = ("bleu", "chrf", "exact_match")
+# Its key, the name, the arguments (None where Liftoff cannot tell them), the key that the arguments stand under.
+Named = tuple[KeyPath, str, Mapping[str, Any] | None, KeyPath]
 _SIMPLE = {"int": int, "float": float, "bool": bool, "str": str}
 
 
@@ -52,7 +56,7 @@ class NotThere(Exception):
     """The text: what of a name does not exist."""
 
 
-def check_code(config: Config, stated: Mapping[KeyPath, str]) -> list[Problem]:
+def check_code(config: Config) -> list[Problem]:
     """Problems of everything in the config that names code."""
     problems: list[Problem] = []
     for key, name, arguments, at in _named(config):
@@ -66,9 +70,10 @@ def check_code(config: Config, stated: Mapping[KeyPath, str]) -> list[Problem]:
     return problems
 
 
-def _named(config: Config) -> list[tuple[KeyPath, str, Mapping[str, Any] | None, KeyPath]]:
-    """-> (its key, the name, the arguments or None where Liftoff cannot know them, the key that they stand under)."""
-    model, found = config.model, []
+def _named(config: Config) -> list[Named]:
+    """Everything in the config that names code."""
+    model = config.model
+    found: list[Named] = []
     for way in ("backbone", "module", "huggingface"):
         name = getattr(model, way)
         if name:
@@ -77,17 +82,20 @@ def _named(config: Config) -> list[tuple[KeyPath, str, Mapping[str, Any] | None,
     found.append((("objective", "name"), config.objective.name, config.objective.arguments, ("objective",)))
     found.append((("optimizer", "name"), config.optimizer.name, None, ("optimizer",)))
     found.append((("schedule", "name"), config.schedule.name, config.schedule.arguments, ("schedule",)))
-    if config.dataset.source not in ("hub", "files", "sample", "synthetic"):
-        place = ("dataset", "arguments")
-        found.append((("dataset", "source"), config.dataset.source, config.dataset.arguments, place))
-    for above, entries in (
-        (("trainer", "callbacks"), config.trainer.callbacks),
-        (("inference", "metrics"), config.inference.metrics),
-    ):
-        for index, entry in enumerate(entries):
-            name = entry.get("name") if isinstance(entry, dict) else entry
-            if isinstance(name, str) and (above[0] == "trainer" or name not in ("bleu", "chrf", "exact_match")):
-                found.append(((*above, index), name, None, (*above, index)))
+    if config.dataset.source not in _SOURCES:
+        dataset = config.dataset
+        found.append((("dataset", "source"), dataset.source, dataset.arguments, ("dataset", "arguments")))
+    for index, entry in enumerate(config.trainer.callbacks):
+        key: KeyPath = ("trainer", "callbacks", index)
+        if isinstance(entry, dict) and isinstance(entry.get("name"), str):
+            found.append((key, entry["name"], {name: entry[name] for name in entry if name != "name"}, key))
+        elif isinstance(entry, str):
+            found.append((key, entry, {}, key))
+    for index, entry in enumerate(config.inference.metrics):
+        name = entry.get("name") if isinstance(entry, dict) else entry
+        if isinstance(name, str) and name not in _METRICS:
+            key = ("inference", "metrics", index)
+            found.append((key, name, None, key))  # of a function some are the texts, of a class all are its own
     return found
 
 
@@ -141,11 +149,9 @@ def _in_its_room(name: str, key: KeyPath) -> Source | None:
             raise NotThere(f"transformers has no '{name}'{did_you_mean(name, known)}")
         return None
     if key == ("dataset", "source"):
-        sources = ("hub", "files", "sample", "synthetic")
-        raise NotThere(f"hub | files | sample | synthetic or an import path, got '{name}'{did_you_mean(name, sources)}")
+        raise NotThere(f"{' | '.join(_SOURCES)} or an import path, got '{name}'{did_you_mean(name, _SOURCES)}")
     if key[:2] == ("inference", "metrics"):
-        known = ("bleu", "chrf", "exact_match")
-        raise NotThere(f"bleu | chrf | exact_match or an import path, got '{name}'{did_you_mean(name, known)}")
+        raise NotThere(f"{' | '.join(_METRICS)} or an import path, got '{name}'{did_you_mean(name, _METRICS)}")
     raise NotThere(f"'{name}' is no import path{_somewhere(name, key)}")
 
 
@@ -225,8 +231,7 @@ def _in_file(file: Path, name: str, module: str) -> Source | None:
         original = next(alias.name for alias in node.names if (alias.asname or alias.name) == name)
         inner = _file_of(node.module.split("."))
         return _in_file(inner, original, node.module) if inner else Source(name, file, None)
-    is_code = isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
-    return Source(name, file, node if is_code else None)
+    return Source(name, file, node if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) else None)
 
 
 def _public(names: list[str]) -> list[str]:

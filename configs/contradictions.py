@@ -6,7 +6,7 @@ reported at the first that the user has stated, and not at all where one of them
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import Any
 
@@ -75,13 +75,13 @@ _FIELDS = {
 }
 
 
-def find(config: Config, stated: Mapping[KeyPath, str]) -> list[Problem]:
-    """stated: the keys that the user gave, and where."""
+def find(config: Config) -> list[Problem]:
+    """All of them."""
     parts = (_run, _dataset, _windows, _tokenizer, _model, _objective, _trainer, _lightning, _decoding)
-    return [problem for part in parts for problem in part(config, stated)]
+    return [problem for part in parts for problem in part(config)]
 
 
-def _run(config: Config, stated: Mapping[KeyPath, str]) -> Iterator[Problem]:
+def _run(config: Config) -> Iterator[Problem]:
     name = config.name
     if (
         name is not None
@@ -94,7 +94,7 @@ def _run(config: Config, stated: Mapping[KeyPath, str]) -> Iterator[Problem]:
             yield (("paths", key),), f"paths.{key} should be a folder, got ''"
 
 
-def _dataset(config: Config, stated: Mapping[KeyPath, str]) -> Iterator[Problem]:
+def _dataset(config: Config) -> Iterator[Problem]:
     dataset = config.dataset
     source = ("dataset", "source")
     paths = {name: getattr(dataset, name) for name in ("path", "train_path", "validation_path", "test_path")}
@@ -135,9 +135,8 @@ def _dataset(config: Config, stated: Mapping[KeyPath, str]) -> Iterator[Problem]
                 )
         if isinstance(value, dict):
             for bad in [one for one in value if not re.fullmatch(r"[\w-]+", one) or one in ("train", "test")]:
-                keys = (("dataset", name, bad),)
                 yield (
-                    keys,
+                    (("dataset", name, bad),),
                     f"dataset.{name}: '{bad}' cannot name a set (letters, digits, _ and -; not train or test)",
                 )
             if not value:
@@ -168,15 +167,14 @@ def _fields(config: Config) -> Iterator[Problem]:
     names = ("text",) if separator is not None else _FIELDS[dataset.kind]
     for name in dataset.fields:
         if name not in names:
-            keys = (("dataset", "fields", name), ("dataset", "kind"), ("tokenize", "separator"))
             yield (
-                keys,
+                (("dataset", "fields", name), ("dataset", "kind"), ("tokenize", "separator")),
                 f"dataset.fields: a {dataset.kind} document has {' and '.join(names)}, no '{name}'"
                 + did_you_mean(name, names),
             )
 
 
-def _windows(config: Config, stated: Mapping[KeyPath, str]) -> Iterator[Problem]:
+def _windows(config: Config) -> Iterator[Problem]:
     data, pairs = config.data, config.dataset.kind == "pairs"
     packing, overlap = ("data", "packing"), ("data", "overlap")
     if pairs and data.packing in ("full", "partial"):
@@ -198,7 +196,7 @@ def _windows(config: Config, stated: Mapping[KeyPath, str]) -> Iterator[Problem]
         )
 
 
-def _tokenizer(config: Config, stated: Mapping[KeyPath, str]) -> Iterator[Problem]:
+def _tokenizer(config: Config) -> Iterator[Problem]:
     tokenizer, special = config.tokenizer, config.tokenizer.special_tokens
     if tokenizer.path is not None:
         if tokenizer.retrain is not None:
@@ -240,7 +238,7 @@ def _tokenizer(config: Config, stated: Mapping[KeyPath, str]) -> Iterator[Proble
             )
 
 
-def _model(config: Config, stated: Mapping[KeyPath, str]) -> Iterator[Problem]:
+def _model(config: Config) -> Iterator[Problem]:
     model = config.model
     ways = (("model", "backbone"), ("model", "huggingface"), ("model", "module"))
     way = next((key for key in ways if getattr(model, key[1])), None)
@@ -275,7 +273,7 @@ def _model(config: Config, stated: Mapping[KeyPath, str]) -> Iterator[Problem]:
             )
 
 
-def _objective(config: Config, stated: Mapping[KeyPath, str]) -> Iterator[Problem]:
+def _objective(config: Config) -> Iterator[Problem]:
     name, kind, model = config.objective.name, config.dataset.kind, config.model
     keys = (("objective", "name"), ("dataset", "kind"))
     if name == "seq2seq" and kind not in ("pairs", "prompt_response"):
@@ -299,7 +297,7 @@ def _objective(config: Config, stated: Mapping[KeyPath, str]) -> Iterator[Proble
         )
 
 
-def _trainer(config: Config, stated: Mapping[KeyPath, str]) -> Iterator[Problem]:
+def _trainer(config: Config) -> Iterator[Problem]:
     trainer = config.trainer
     lengths = tuple(("trainer", name) for name in ("max_steps", "max_epochs", "max_tokens"))
     if all(getattr(trainer, key[1]) is None for key in lengths):
@@ -328,11 +326,11 @@ def _trainer(config: Config, stated: Mapping[KeyPath, str]) -> Iterator[Problem]
         keys = (("schedule", "warmup_steps"), ("trainer", "max_steps"))
         yield keys, f"schedule.warmup_steps={warmup} is longer than the run: trainer.max_steps={trainer.max_steps}"
     if trainer.early_stopping.patience is not None and trainer.validate_every is None:
-        keys = (("trainer", "early_stopping", "patience"), ("trainer", "validate_every"))
-        yield keys, "trainer.early_stopping needs trainer.validate_every"
+        patience: KeyPath = ("trainer", "early_stopping", "patience")
+        yield (patience, ("trainer", "validate_every")), "trainer.early_stopping needs trainer.validate_every"
 
 
-def _lightning(config: Config, stated: Mapping[KeyPath, str]) -> Iterator[Problem]:
+def _lightning(config: Config) -> Iterator[Problem]:
     for name in config.trainer.lightning:
         key = ("trainer", "lightning", name)
         if name in OWNED_BY_LIFTOFF:
@@ -346,15 +344,15 @@ def _lightning(config: Config, stated: Mapping[KeyPath, str]) -> Iterator[Proble
     ):
         for index, entry in enumerate(entries):
             place: KeyPath = (*section.split("."), index)
-            name = entry.get("name") if isinstance(entry, dict) else entry
-            if not isinstance(name, str):
+            code = entry.get("name") if isinstance(entry, dict) else entry
+            if not isinstance(code, str):
                 yield (place,), f"{section} are import paths, or {{name: import path, and its arguments}}"
-            elif section == "trainer.callbacks" and name.rpartition(".")[2] in OWNED_CALLBACKS:
-                owned = name.rpartition(".")[2]
+            elif section == "trainer.callbacks" and code.rpartition(".")[2] in OWNED_CALLBACKS:
+                owned = code.rpartition(".")[2]
                 yield (place,), f"trainer.callbacks: what {owned} does is Liftoff's; use {OWNED_CALLBACKS[owned]}"
 
 
-def _decoding(config: Config, stated: Mapping[KeyPath, str]) -> Iterator[Problem]:
+def _decoding(config: Config) -> Iterator[Problem]:
     for section, decoding in (("inference", config.inference.decoding), ("generation", config.generation.decoding)):
         yield from _sampling((section, "decoding"), decoding)
     generation = config.generation

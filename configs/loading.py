@@ -80,8 +80,7 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     _read_as_meant(loading.values, Config, (), loading)
     config = _validate(loading)
     if config is not None:
-        stated = {key: origin.place for key, origin in loading.origins.items()}
-        for keys, problem in [*contradictions.find(config, stated), *check_code(config, stated)]:
+        for keys, problem in [*contradictions.find(config), *check_code(config)]:
             if not any(loading.is_bad(key) for key in keys):
                 loading.add(loading.stated_last(keys), problem)
     values, written = expand_paths(loading.values, loading.is_bad, loading.add)
@@ -251,7 +250,7 @@ def _read_as_meant(values: Any, annotation: Any, key: KeyPath, loading: _Loading
         if expectations.takes(annotation, str):
             return origin.written
         exponent = isinstance(values, float) and re.fullmatch(r"[\d_.]+[eE]\+?\d+", origin.written)
-        if exponent and values == int(values) and expectations.takes(annotation, int):
+        if exponent and values.is_integer() and expectations.takes(annotation, int):
             return int(values)
     return values
 

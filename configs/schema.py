@@ -31,7 +31,7 @@ def setting(default: Any, description: str, *, trains: bool = True, **constraint
 class Section(BaseModel):
     """A part of the config. Frozen: no function may quietly change a setting."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
     # Of each group exactly one key may be set in one file; a later layer's choice replaces an earlier one's.
     one_of: ClassVar[tuple[tuple[str, ...], ...]] = ()
 
@@ -39,7 +39,7 @@ class Section(BaseModel):
 class Named(Section):
     """Code by its name, and beside the name its arguments."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True, protected_namespaces=())
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
 
     @property
     def arguments(self) -> dict[str, Any]:

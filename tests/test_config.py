@@ -290,6 +290,7 @@ MISTAKES = {
     "seed: null": "my.yaml:1: seed should be a whole number, got null",
     "optimizer: {lr: fast}": "my.yaml:1: optimizer.lr should be a number above 0, got 'fast'",
     "optimizer: {lr: 0}": "my.yaml:1: optimizer.lr should be a number above 0, got 0",
+    "optimizer: {lr: .inf}": "my.yaml:1: optimizer.lr should be a number above 0, got .inf",
     "schedule: {warmup_ratio: 1.5}": (
         "my.yaml:1: schedule.warmup_ratio should be a number at least 0 and at most 1 or null, got 1.5"
     ),
@@ -380,6 +381,12 @@ MISTAKES = {
     ),
     "trainer: {callbacks: [pytorch_lightning.callbacks.ModelCheckpoint]}": (
         "my.yaml:1: trainer.callbacks: what ModelCheckpoint does is Liftoff's; use the section checkpoints"
+    ),
+    "trainer: {callbacks: [{name: model.LanguageModelTraning}]}": (
+        "my.yaml:1: trainer.callbacks.0: model has no 'LanguageModelTraning'; did you mean 'LanguageModelTraining'?"
+    ),
+    "inference: {metrics: [blue]}": (
+        "my.yaml:1: inference.metrics.0: bleu | chrf | exact_match or an import path, got 'blue'; did you mean 'bleu'?"
     ),
     # code
     "model: {backbone: models.transformer.Transfomer}": (
