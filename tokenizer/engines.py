@@ -32,10 +32,10 @@ WELL_KNOWN = {
 }
 
 
-def starts_word(token: str, space: str, continues: str | None) -> bool:
+def starts_word(token: str, space: tuple[str, ...], continues: str | None) -> bool:
     """Whether a token begins a word: after a space, or with a character that belongs to no word.
 
-    space: how the vocabulary writes a space; continues: the prefix of tokens inside a word (WordPiece), if it has one.
+    space: the ways in which the vocabulary writes one; continues: the prefix of tokens inside a word (WordPiece), if it has one.
     """
     if continues is not None:
         return not token.startswith(continues)
@@ -100,7 +100,7 @@ class HuggingFaceEngine:
         model = self.description["model"]
         layout = [self.description.get("pre_tokenizer"), self.description.get("decoder")]
         bytes_as_letters = "ByteLevel" in json.dumps(layout)
-        space = "Ġ" if bytes_as_letters else "▁"
+        space = ("Ġ",) if bytes_as_letters else ("▁", " ")
         continues = model.get("continuing_subword_prefix") or None
         if continues is None and not any(token.startswith(space) for token in self.vocabulary):
             return np.ones(self.vocab_size, dtype=bool)  # the vocabulary does not say where words begin
@@ -228,8 +228,9 @@ class SentencePieceEngine:
     def starts_word(self) -> np.ndarray:
         """(vocab_size,) bool."""
         pieces = [self.processor.id_to_piece(i) for i in range(self.vocab_size)]
-        byte = [self.processor.is_byte(i) for i in range(self.vocab_size)]
-        starts = np.array([starts_word(p, "▁", None) and not b for p, b in zip(pieces, byte, strict=True)])
+        spaces = {f"<0x{ord(space):02X}>" for space in "\t\n\r"}
+        inside = [self.processor.is_byte(i) and pieces[i] not in spaces for i in range(self.vocab_size)]
+        starts = np.array([starts_word(p, ("▁",), None) and not i for p, i in zip(pieces, inside, strict=True)])
         starts[self.special_ids] = True
         return starts
 

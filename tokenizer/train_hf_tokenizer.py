@@ -65,6 +65,8 @@ def check(config: Config) -> None:
         )
     if kind == "byte_level_bpe" and pre not in (None, "gpt2", "gpt4"):
         raise UserError(f"tokenizer.pre_tokenisation={pre} is not for byte_level_bpe, which needs gpt2 or gpt4")
+    if kind == "wordpiece" and pre not in (None, "bert", "whitespace"):
+        raise UserError(f"tokenizer.pre_tokenisation={pre} is not for wordpiece, which needs bert or whitespace")
     if kind != "byte_level_bpe" and settings.special_tokens.unk is None:
         raise UserError(f"tokenizer.kind={kind} needs tokenizer.special_tokens.unk for what is not in its vocabulary")
 
