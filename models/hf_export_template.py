@@ -1,7 +1,7 @@
 """A model of ours as transformers wants it: a config, and a class that `from_pretrained` and `generate` know.
 
 `training/export.py` writes this file, as modeling_liftoff.py, beside the weights of every model that is no class of
-transformers, with the two names marked below replaced by the model's own.
+transformers: with the two imports marked below of the model's own, and its class named for what it does.
 
 B batch   T positions   V vocabulary
 """
@@ -31,7 +31,7 @@ class LiftoffConfig(PreTrainedConfig):
     causal: bool = True
 
 
-class LiftoffModel(PreTrainedModel, GenerationMixin):
+class LiftoffForCausalLM(PreTrainedModel, GenerationMixin):
     """Ids -> logits. `generate` reads everything again for each token: there is no cache."""
 
     config_class = LiftoffConfig
@@ -58,10 +58,16 @@ class LiftoffModel(PreTrainedModel, GenerationMixin):
             if owner is module:
                 getattr(module, name).copy_(buffer)
 
+    def get_input_embeddings(self) -> torch.nn.Module:
+        """The table with a row for every id."""
+        tables = (module for module in self.inner.modules() if isinstance(module, torch.nn.Embedding))
+        return next(table for table in tables if table.num_embeddings == self.config.vocab_size)
+
     def forward(
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         return_dict: bool | None = None,
@@ -73,6 +79,7 @@ class LiftoffModel(PreTrainedModel, GenerationMixin):
         input ids themselves, and are shifted here.
         """
         batch = {"input_ids": input_ids} | inputs
+        batch |= {} if decoder_input_ids is None else {"decoder_input_ids": decoder_input_ids}
         order = None
         if attention_mask is not None and not bool(attention_mask.all()):
             if self.config.causal:

@@ -28,6 +28,7 @@ from utils.messages import UserError
 TEMPLATE = Path(models.__file__).parent / "hf_export_template.py"
 DRESS = "from models.language_model import LanguageModel as Dress"
 ARCHITECTURE = "from models.transformer import Transformer as Architecture"
+WRAPPER = "LiftoffForCausalLM"
 MODELING = "modeling_liftoff"
 
 
@@ -186,17 +187,18 @@ def write_custom_code(
         alias = old.rpartition(" ")[2]
         assert old in source
         source = source.replace(old, f"from {used.__module__} import {used.__name__} as {alias}")
-    packages = _write_code(source, _roots_of(kind), folder)
+    facts = dressed.facts
+    auto_class = auto_class_of(facts)
+    wrapper = auto_class.replace("AutoModel", "Liftoff")  # LiftoffForMaskedLM, …
+    packages = _write_code(source.replace(WRAPPER, wrapper), _roots_of(kind), folder)
     weights, tied = without_copies(dressed)
     save_file(
         {f"inner.{name}": weight for name, weight in weights.items()}, folder / "model.safetensors", {"format": "pt"}
     )
-    facts = dressed.facts
-    auto_class = auto_class_of(facts)
     config = {
         "model_type": "liftoff",
-        "architectures": ["LiftoffModel"],
-        "auto_map": {"AutoConfig": f"{MODELING}.LiftoffConfig", auto_class: f"{MODELING}.LiftoffModel"},
+        "architectures": [wrapper],
+        "auto_map": {"AutoConfig": f"{MODELING}.LiftoffConfig", auto_class: f"{MODELING}.{wrapper}"},
         "architecture": arguments,
         "dress": dress,
         "tied": {f"inner.{name}": f"inner.{source}" for name, source in tied.items()},
