@@ -79,8 +79,10 @@ class LanguageModelTraining(L.LightningModule):
         """Scores a batch of the test set, and continues its prompts where it has some."""
         self.evaluated.setdefault(dataloader_idx, Sums()).add(self.loss_of(batch))
         if self.decoding is not None and "prompt_ids" in batch:
-            written = generate(self.model, batch["prompt_ids"], batch["prompt_mask"], **self.decoding)
-            self.generated.extend(zip(batch["index"].tolist(), written, strict=True))
+            samples = batch["index"].tolist()  # draws depend on the sample, not on its row
+            prompts = batch["prompt_ids"], batch["prompt_mask"]
+            written = generate(self.model, *prompts, prompt_numbers=samples, **self.decoding)
+            self.generated.extend(zip(samples, written, strict=True))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return build_optimizer(self.config.optimizer, self.model)

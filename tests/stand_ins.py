@@ -19,7 +19,7 @@ from models.interface import Loss, ModelFacts
 from optim.build import build_schedule
 from training.launch import make_trainer
 from training.loggers import make_loggers
-from training.precision import hardware
+from training.precision import Hardware, hardware
 from training.recorder import Recorder
 from training.run_state import RunState
 from training.signals import Stopped
@@ -136,6 +136,7 @@ class TinyRun:
         data: L.LightningDataModule | None = None,
         callbacks: Sequence[L.Callback] = (),
         keep_last: int = 3,
+        on: Hardware | None = None,
     ) -> None:
         self.folder, self.config = folder, config
         total = config.trainer.max_steps
@@ -146,7 +147,7 @@ class TinyRun:
         )
         state = RunState(folder / "checkpoints", keep_last, self.data, {"data": "tiny"})
         self.step_end = StepEnd(config, total, self.recorder, state)
-        self.trainer = make_trainer(config, hardware(config.trainer), [*callbacks, self.step_end])
+        self.trainer = make_trainer(config, on or hardware(config.trainer), [*callbacks, self.step_end])
 
     def fit(self) -> "TinyRun":
         self.trainer.fit(self.training, self.data)

@@ -12,11 +12,12 @@ import pytorch_lightning as L
 import torch
 
 from configs.schema import Trainer
+from models.interface import Loss
 from tests.stand_ins import TinyData, TinyModel, TinyRun, TinyTokenizer, tiny_config
 from training import checkpoints, history
 from training.launch import OWNED, check_lightning, user_callbacks
 from training.length import batch_arithmetic, length_of, seconds_of
-from training.precision import fast_at_bf16, hardware
+from training.precision import Hardware, fast_at_bf16, hardware
 from training.samples import Samples
 from utils.messages import UserError
 
@@ -201,3 +202,37 @@ def test_the_other_precisions_train_and_resume(tmp_path: Path, precision: str) -
     assert short.training.steps == 6 and whole.lines()["train", 12, None] == again.lines()["train", 12, None]
     first, last = whole.lines()["train", 2, None]["loss"], whole.lines()["train", 12, None]["loss"]
     assert last < first
+
+
+class Overflowing(TinyModel):
+    """The loss of every fourth batch is too large for float16 gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
+
+    def loss(self, batch: dict) -> Loss:
+        loss = super().loss(batch)
+        if self.training:
+            self.batches += 1
+        factor = 1e30 if self.training and self.batches % 4 == 0 else 1.0
+        return loss._replace(nats=loss.nats * factor)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_float16_clips_what_it_has_unscaled_and_skips_what_overflows(tmp_path: Path, fused: bool) -> None:
+    """On a CPU, by the same plugin that a GPU gets; there `precision: 16-mixed` itself is refused."""
+    config = tiny_config({"validate_at_start": False}, optimizer={"fused": fused}, logging={"every": 1})
+    half = Hardware("cpu", 1, 1, "16-mixed")
+    run = TinyRun(tmp_path / "half", config, model=Overflowing(), on=half).fit()
+    lines = run.lines()
+    assert lines["train", 12, None]["overflows"] == 3 and run.training.steps == 12
+    assert lines["train", 12, None]["loss_scale"] == 65536.0 / 8 and lines["train", 4, None]["grad_norm"] is None
+    full = TinyRun(tmp_path / "full", config, model=TinyModel()).fit().lines()
+    assert lines["train", 1, None]["grad_norm"] == pytest.approx(full["train", 1, None]["grad_norm"], rel=0.02)
+    assert lines["train", 3, None]["loss"] == pytest.approx(full["train", 3, None]["loss"], rel=0.02)
+
+
+def test_a_checkpoint_by_the_clock(tmp_path: Path) -> None:
+    TinyRun(tmp_path, tiny_config(checkpoints={"every": None, "every_minutes": 1e-9}), keep_last=20).fit()
+    assert len(checkpoints.listed(tmp_path / "checkpoints", "step")) == 12

@@ -60,7 +60,7 @@ def make_trainer(config: Config, hardware: Hardware, callbacks: list[L.Callback]
     others = dict(config.trainer.lightning)
     check_lightning(others)
     if hardware.precision == "16-mixed":
-        others["plugins"] = [LossScaling(), *others.get("plugins", [])]
+        others["plugins"] = [LossScaling(hardware.device_type), *others.get("plugins", [])]
     else:
         others["precision"] = hardware.precision
     if hardware.ranks > 1:

@@ -76,8 +76,8 @@ class LossScaling(MixedPrecision):
     Lightning would unscale a second time (an error), or, with a fused optimizer, clip what is still scaled.
     """
 
-    def __init__(self) -> None:
-        super().__init__("16-mixed", "cuda")
+    def __init__(self, device_type: str = "cuda") -> None:
+        super().__init__("16-mixed", device_type)
 
     def optimizer_step(self, optimizer: Optimizer, model: Any, closure: Any, **arguments: Any) -> Any:  # type: ignore[override]
         """Steps unless a gradient overflowed, and adapts the scale."""
