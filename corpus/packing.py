@@ -287,8 +287,9 @@ def _sides(shard: Shard, documents: np.ndarray, from_prompts: bool) -> tuple[np.
     first, length = _extent(shard.offsets, documents)
     if not from_prompts:
         return length, *_extent(shard.target_offsets, documents)
-    spans, has_span = shard.scored_offsets[documents], np.diff(shard.scored_offsets)[documents] > 0
-    border = np.where(has_span, shard.scored[np.minimum(spans, max(len(shard.scored) - 1, 0)), 0], length)
+    begins = np.append(shard.scored[:, 0], 0)  # one more, for documents after the last span
+    has_span = np.diff(shard.scored_offsets)[documents] > 0
+    border = np.where(has_span, begins[shard.scored_offsets[documents]], length)
     return border, first + border, length - border
 
 

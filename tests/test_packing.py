@@ -162,9 +162,10 @@ def test_pairs_keep_their_sides(tmp_path: Path, packing: str) -> None:
         Packing(8, 0, "full", pairs=True)
 
 
-def test_prompts_and_responses_serve_as_pairs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shard_tokens", [2, 5, 100])
+def test_prompts_and_responses_serve_as_pairs(tmp_path: Path, shard_tokens: int) -> None:
     documents = [[10, 11, 12, 13], [14, 15], [16, 17, 18]]
-    shards = shards_of(tmp_path, batch_of(documents, [[[2, 4]], [], [[0, 3]]]), "prompt_response", shard_tokens=5)
+    shards = shards_of(tmp_path, batch_of(documents, [[[2, 4]], [], [[0, 3]]]), "prompt_response", shard_tokens)
     index = WindowIndex(shards, Packing(4, 0, "none", pairs=True))
     windows = index.gather(np.arange(len(index)))
     assert windows.lengths.tolist() == [2, 0] and windows.target_lengths.tolist() == [2, 3]
