@@ -62,9 +62,9 @@ def test_progress_off_a_terminal_is_a_plain_line_now_and_then(
             meter.advance(10)
             meter.update("loss 3.2")
     assert capsys.readouterr().out.splitlines() == [
-        "tokenising: 430 of 1,000 documents (43%) in 30.1 s, 14.3 documents/s, 39.9 s left, loss 3.2",
-        "tokenising: 860 of 1,000 documents (86%) in 1:00, 14.3 documents/s, 9.8 s left, loss 3.2",
-        "tokenising: 1,000 of 1,000 documents (100%) in 1:10, 14.3 documents/s, loss 3.2",
+        "tokenising: 430 of 1,000 documents (43%) in 30.1 s, 39.9 s left, loss 3.2, 14.3 documents/s",
+        "tokenising: 860 of 1,000 documents (86%) in 1:00, 9.8 s left, loss 3.2, 14.3 documents/s",
+        "tokenising: 1,000 of 1,000 documents (100%) in 1:10, loss 3.2, 14.3 documents/s",
     ]
 
 
@@ -74,8 +74,11 @@ def test_progress_on_a_terminal_is_a_bar(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(messages, "console", terminal)
     with progress("reading [x]", 20, "documents") as meter:
         meter.advance(20)
+        info("a line in between")
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
     assert "reading [x] ━━━━━━━━━━━━━━━━━━━━ 20 of 20 documents (100%)" in text
+    # A bar is drawn over itself; only the line in between and the end begin new lines.
+    assert text.count("\n") == 2
 
 
 def test_amounts_are_read_at_a_glance() -> None:

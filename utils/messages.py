@@ -10,12 +10,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.text import Text
 
-# soft_wrap: a long path stays one line, so that it can be copied and searched for.
+# soft_wrap: a long path stays in one piece, so that it can be copied and searched for.
 console = Console(soft_wrap=True, highlight=False, emoji=False)
 
 
@@ -120,7 +120,7 @@ class Meter:
         else:
             counts, eta = f"{amount(self.done)}{unit}", ""
         text = f", {self.text}" if self.text else ""
-        return f"{self.description}: {counts} in {duration(seconds)}, {amount(speed)}{unit}/s{eta}{text}"
+        return f"{self.description}: {counts} in {duration(seconds)}{eta}{text}, {amount(speed)}{unit}/s"
 
     def _show_when_due(self) -> None:
         now = time.monotonic()
@@ -141,10 +141,25 @@ class _RichMeter(Meter):
     def __init__(self, bar: Progress, description: str, total: float | None, unit: str) -> None:
         super().__init__(description, total, unit, every_seconds=0.1)
         self.bar = bar
-        self.task = bar.add_task(description, total=total, meter=self)
+        self.task = bar.add_task(escape(description), total=total, meter=self)
 
     def show(self) -> None:
         self.bar.update(self.task, completed=self.done, total=self.total)
+
+
+class _Bars(Progress):
+    """Bars that stay on their line: under `soft_wrap` Rich's own begin a new one each time."""
+
+    def get_renderable(self) -> RenderableType:
+        return _Wrapped(super().get_renderable())
+
+
+class _Wrapped:
+    def __init__(self, inner: RenderableType) -> None:
+        self.inner = inner
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield from console.render(self.inner, options.update(no_wrap=False, overflow="ellipsis"))
 
 
 class _Counts(ProgressColumn):
@@ -157,7 +172,10 @@ class _Counts(ProgressColumn):
 
 @contextmanager
 def progress(
-    description: str, total: float | None = None, unit: str = "", plain_every_seconds: float = 30.0
+    description: str,
+    total: float | None = None,
+    unit: str = "",
+    plain_every_seconds: float = 30.0,
 ) -> Iterator[Meter]:
     """A bar on a terminal; off one, a plain line every so many seconds and one at the end; nothing on other ranks.
 
@@ -172,8 +190,8 @@ def progress(
             BarColumn(bar_width=20),
             _Counts(),
         )
-        with Progress(*columns, console=console, expand=False) as bar:
-            meter = _RichMeter(bar, escape(description), total, unit)
+        with _Bars(*columns, console=console, expand=False) as bar:
+            meter = _RichMeter(bar, description, total, unit)
             yield meter
             meter.total = meter.total or meter.done
             meter.show()

@@ -52,17 +52,25 @@ class RunDirectory:
         self._finished = self.path / "finished.json"
         self._lock: int | None = None
 
+    def check(self, config: RunConfig, restart: bool = False) -> bool:
+        """Whether there is anything left to train. Writes nothing, so that all else can be checked before `open`.
+
+        Raises UserError where the run is of another config.
+        """
+        if self._restarts(restart):
+            return True
+        self._changes(config, config.resolved())
+        return not self.finished
+
     def open(self, config: RunConfig, restart: bool = False) -> None:
         """Begins the run, or continues it with what may change (placement, evaluation, generation).
 
-        restart: move what is there aside, to <name>.<time>, and begin anew; not in a job that Slurm has requeued, which
-        is to continue its own work. Only the first rank writes; the others check what does not change under them.
+        restart: move what is there aside, to <name>.<time>, and begin anew. Only the first rank writes; others check
+        what does not change under them.
 
         Raises UserError where the run is of another config, or another process is training it.
         """
-        if restart and os.environ.get("SLURM_RESTART_COUNT", "0") not in ("", "0"):
-            info("the job was requeued: --restart was for its first start, and is ignored")
-            restart = False
+        restart = self._restarts(restart)
         values = config.resolved()
         if not is_first_rank():
             if not restart:
@@ -75,6 +83,14 @@ class RunDirectory:
         self._lock_it()
         changes = self._changes(config, values)
         self._write(values, changes)
+
+    @staticmethod
+    def _restarts(asked: bool) -> bool:
+        """Not in a job that Slurm has requeued: it is to continue its own work."""
+        if asked and os.environ.get("SLURM_RESTART_COUNT", "0") not in ("", "0"):
+            info("the job was requeued: --restart was for its first start, and is ignored")
+            return False
+        return asked
 
     @property
     def begun(self) -> bool:
