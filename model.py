@@ -20,7 +20,7 @@ from models.decoding import generate
 from models.interface import Loss, TrainableModel
 from optim.build import Schedule, build_optimizer
 from training.measures import Sums, TrainingSums, input_tokens, model_inputs, scores_of
-from training.ranks import added_over_ranks, step_seed
+from training.ranks import added_over_ranks, seed_dropout, step_seed
 
 Batch = dict[str, Tensor]
 
@@ -57,7 +57,7 @@ class LanguageModelTraining(L.LightningModule):
     def training_step(self, microbatches: list[Batch], _: int) -> None:
         """One update, from the mean loss over all targets of the global batch, whoever holds them."""
         step = self.steps + 1
-        torch.manual_seed(step_seed(self.config.seed, step, self.global_rank))  # dropout; the same after a resume
+        seed_dropout(step_seed(self.config.seed, step, self.global_rank), self.device)  # the same after a resume
         scored = self.scored_targets(microbatches)
         for batch, synchronised in self.last_one_synchronises(microbatches):
             with synchronised:
