@@ -43,18 +43,16 @@ def main(config: Config, flags: argparse.Namespace) -> int:
         debug(config)
         return 0
     run = RunDirectory(run_dir(config))
-    run.open(config, restart=flags.restart)
-    # Only the first rank can have moved a finished run aside; the others must not look at what it is moving.
-    if run.finished and (is_first_rank() or not flags.restart):
-        info(f"{run.path} is finished; --restart begins anew")
-    else:
-        code = train(config, run, flags.config)
+    if run.check(config, restart=flags.restart):
+        code = train(config, run, flags)
         if code:
             return code
+    else:
+        info(f"{run.path} is finished; --restart begins anew")
     return evaluate() if flags.evaluate and is_first_rank() else 0
 
 
-def train(config: Config, run: RunDirectory, config_file: str) -> int:
+def train(config: Config, run: RunDirectory, flags: argparse.Namespace) -> int:
     """Trains to the end, or until a signal. -> exit code"""
     begin_imports(config)
     from optim.build import build_schedule
@@ -71,7 +69,6 @@ def train(config: Config, run: RunDirectory, config_file: str) -> int:
     length = length_of(config.trainer, data.n_windows, data.tokens_per_epoch)
     data.total_steps = length.steps + 1  # one more than is taken: a run that goes on at its very end still starts
     training.schedule = build_schedule(config.schedule, length.steps)
-    show_plan(config, hardware, training, length)
     recorder = Recorder(
         config, run.metrics, length.steps, is_first_rank(), lambda step: make_loggers(config, run.path, step)
     )
@@ -79,6 +76,8 @@ def train(config: Config, run: RunDirectory, config_file: str) -> int:
     samples = Samples(run.path / "samples.jsonl", tokenizer, validation_names(config), config.logging.samples)
     step_end = StepEnd(config, length.steps, recorder, state)
     trainer = make_trainer(config, hardware, [samples, step_end])
+    run.open(config, restart=flags.restart)  # what can be checked was checked; from here on files are written
+    show_plan(config, hardware, training, length)
     try:
         trainer.fit(training, data)
     except Stopped as stopped:
@@ -87,7 +86,7 @@ def train(config: Config, run: RunDirectory, config_file: str) -> int:
         started_by_lightning = trainer.strategy.launcher is not None and not is_first_rank()
         return 0 if started_by_lightning else 128 + stopped.signum
     if is_first_rank():
-        finish(config, run, training, data, tokenizer, recorder, config_file)
+        finish(config, run, training, data, tokenizer, recorder, flags.config)
     return 0
 
 
@@ -105,12 +104,14 @@ def parts_of(config: Config) -> "tuple[Hardware, Tokenizer, LanguageModelTrainin
     from evaluation.opening import special_ids
     from model import LanguageModelTraining
     from models.build import build_model
+    from optim.build import check_optimizer
     from tokenizer.tokenizer import Tokenizer
     from training.length import batch_arithmetic
     from training.precision import hardware
 
     found = hardware(config.trainer)
     batch_arithmetic(config.trainer, found.ranks)
+    check_optimizer(config.optimizer)
     tokenizer = Tokenizer.configured(config)
     model = build_model(
         **config.model.model_dump(),

@@ -39,8 +39,7 @@ def build_optimizer(optimizer: schema.Optimizer, model: nn.Module) -> torch.opti
     Raises:
         UserError: not an optimizer, arguments that it does not take, or one that cannot be used with a step like ours
     """
-    kind = import_object(optimizer.name, "optimizer.name")
-    _check(kind, optimizer)
+    kind = check_optimizer(optimizer)
     takes = inspect.signature(kind).parameters
     groups = parameter_groups(model, optimizer.weight_decay, optimizer.decay_embeddings)
     if not groups:
@@ -59,7 +58,13 @@ def build_optimizer(optimizer: schema.Optimizer, model: nn.Module) -> torch.opti
         raise UserError(f"optimizer: {optimizer.name} refuses its arguments: {error}") from error
 
 
-def _check(kind: Any, optimizer: schema.Optimizer) -> None:
+def check_optimizer(optimizer: schema.Optimizer) -> type[torch.optim.Optimizer]:
+    """The class that the config names, if it can be had and takes these arguments.
+
+    Raises:
+        UserError: see `build_optimizer`
+    """
+    kind = import_object(optimizer.name, "optimizer.name")
     if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
         raise UserError(f"optimizer.name: {optimizer.name} is no torch.optim.Optimizer")
     takes = inspect.signature(kind).parameters
@@ -71,3 +76,4 @@ def _check(kind: Any, optimizer: schema.Optimizer) -> None:
         raise UserError(
             f"optimizer.name: {optimizer.name} evaluates the loss several times a step; training_step does it once"
         )
+    return kind
