@@ -1,6 +1,7 @@
 """What an exported model is -> its README.md: how to load it, what it was trained on and how, and how well it does."""
 
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -47,10 +48,23 @@ def model_card(
         parts.append("Its code needs " + ", ".join(_pinned(name) for name in sorted(form.packages)) + ".")
     if notes:
         parts += ["## What to know", "\n".join(f"- {note}" for note in notes)]
-    settings = config.model_dump(include=set(SECTIONS), mode="json")
-    text = yaml.safe_dump({name: settings[name] for name in SECTIONS}, sort_keys=False, allow_unicode=True)
-    parts += ["## Config", f"```yaml\n{text.strip()}\n```"]
+    stated = _stated(config.model_dump(include=set(SECTIONS), mode="json"), Config().model_dump(mode="json"))
+    text = yaml.safe_dump(
+        {name: stated[name] for name in SECTIONS if name in stated}, sort_keys=False, allow_unicode=True
+    )
+    parts += ["## Config", "What differs from the defaults:", f"```yaml\n{text.strip()}\n```"]
     return "\n\n".join(parts) + "\n"
+
+
+def _stated(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """What differs from the defaults, places in the file system left out: they say nothing to others."""
+    stated: dict[str, Any] = {}
+    for name, value in values.items():
+        default = defaults.get(name)
+        if name.endswith("path") or value == default or (name == "pretrained" and Path(value).is_absolute()):
+            continue
+        stated[name] = _stated(value, default) if isinstance(value, dict) and isinstance(default, dict) else value
+    return stated
 
 
 def _loading(form: Form) -> str:
