@@ -228,6 +228,9 @@ def test_prompts_are_filled_on_the_left_and_limited(prepared: tuple[Path, Tokeni
     data = data_of(prepared, "prompt_response", short, **{**more, "inference": {"decoding": {"max_new_tokens": 12}}})
     batch = next(iter(data.test_dataloader()))
     assert batch["prompt_ids"].shape[1] == 8
+    for i, ids in zip(batch["index"].tolist(), batch["prompt_ids"].tolist(), strict=True):
+        kept = data.samples.prompt_ids(i).tolist()[-7:]  # the end of a prompt, which the answer follows
+        assert ids[-len(kept) - 1 :] == [tokenizer.bos_id, *kept]
     assert data.text_counts("test").why_not is None and "only 3" in data.text_counts("test", 3).why_not
 
 

@@ -13,6 +13,11 @@ from utils.messages import UserError
 BEGIN, END = 1, 2  # tokens of documents are 10 and more
 
 
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.fsync", lambda _: None)
+
+
 def documents_of(rng: np.random.Generator, n: int, longest: int, empty: bool = True) -> list[list[int]]:
     lengths = rng.integers(0 if empty else 1, longest + 1, n)
     numbers = itertools.count(10)  # every token another one, so that it is known where it came from
@@ -69,7 +74,7 @@ def shards_of(folder: Path, tokens: Tokens, kind: str = "text", shard_tokens: in
 def test_every_token_is_scored_exactly_once(
     tmp_path: Path, packing: str, ahead: int, edges: tuple[int | None, int | None], with_spans: bool
 ) -> None:
-    for seed, (length, overlap) in enumerate([(4, 0), (8, 0), (8, 3), (16, 5), (7, 2)]):
+    for seed, (length, overlap) in enumerate([(4, 0), (8, 3), (7, 2)]):
         rng = np.random.default_rng(seed)
         documents = documents_of(rng, 30, 25)
         spans = spans_of(rng, documents) if with_spans else None
