@@ -60,7 +60,7 @@ class LanguageModelData(L.LightningDataModule):
         """All windows of a split. Raises UserError where its shards are missing or of another tokenizer."""
         if split not in self._indices:
             shards = ShardSet.open(shards_dir(self.config), split)
-            check_shards(shards, self.tokenizer, self.facts, self.objective.pairs)
+            check_shards(shards, self.config, self.tokenizer, self.facts, self.objective)
             index = WindowIndex(shards, self.packing, fallback=run_dir(self.config) / "windows")
             if not len(index):
                 raise UserError(

@@ -5,11 +5,12 @@ and with which others.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import numpy as np
 
+from configs.schema import Config
 from corpus.shards import Tokens, dtype_for
 from tokenizer.tokenizer import Tokenizer
 from utils.messages import UserError
@@ -36,6 +37,20 @@ class Layout:
     missing_separator: str
     prepend: str
     bad_documents: str
+
+    def settings(self) -> dict[str, str | None]:
+        """By their names in the config."""
+        own = asdict(self)
+        return {"dataset.kind": own.pop("kind"), **{f"tokenize.{name}": value for name, value in own.items()}}
+
+
+def layout_of(config: Config) -> Layout:
+    """The settings of a config."""
+    tokenize = config.tokenize
+    return Layout(
+        config.dataset.kind, tokenize.document_end, tokenize.separator, tokenize.missing_separator, tokenize.prepend,
+        tokenize.bad_documents,
+    )  # fmt: skip
 
 
 class Refused(Exception):

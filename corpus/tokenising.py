@@ -19,7 +19,7 @@ import numpy as np
 from configs.places import shards_dir, splits
 from configs.schema import Config
 from corpus.documents import BadDocuments, differences, has_split, input_fingerprint, read_documents
-from corpus.encoding import Encoder, Layout, Piece, Refused, sides
+from corpus.encoding import Encoder, Piece, Refused, layout_of, sides
 from corpus.fields import texts_of
 from corpus.shards import (
     FORMAT,
@@ -57,23 +57,12 @@ class Made:
     bad: BadDocuments
 
 
-def layout_of(config: Config) -> Layout:
-    """The settings that say how a document becomes tokens."""
-    tokenize = config.tokenize
-    return Layout(
-        config.dataset.kind, tokenize.document_end, tokenize.separator, tokenize.missing_separator, tokenize.prepend,
-        tokenize.bad_documents,
-    )  # fmt: skip
-
-
 def settings_of(config: Config, split: str, tokenizer: Tokenizer) -> dict[str, Any]:
     """All that the bytes of a split's shards depend on."""
-    own = asdict(layout_of(config))
-    own |= {name: getattr(config.tokenize, name) for name in ("parts", "shard_tokens", "max_document_bytes")}
-    kind = own.pop("kind")
+    more = {name: getattr(config.tokenize, name) for name in ("parts", "shard_tokens", "max_document_bytes")}
     return {
-        "dataset.kind": kind,
-        **{f"tokenize.{name}": value for name, value in own.items()},
+        **layout_of(config).settings(),
+        **{f"tokenize.{name}": value for name, value in more.items()},
         "tokenizer's fingerprint": tokenizer.fingerprint,
         "hash of the input": input_fingerprint(config, split),
         "format version": FORMAT_VERSION,

@@ -248,6 +248,10 @@ def test_what_does_not_go_together_is_refused(prepared: tuple[Path, Tokenizer], 
     refused("needs a model without encoder", "text", ENCODER_DECODER)
     refused("the model sees both sides", "text", ENCODER)
     refused("pairs needs an objective that reads pairs", "pairs")
+    changed = {"tokenize": {"path": str(prepared[0] / "tokens" / "text"), "document_end": "none"}}
+    with pytest.raises(UserError, match="tokenize.document_end: 'eos' there, 'none' in the config"):
+        path = prepared[0] / "text.jsonl"
+        LanguageModelData(config_for(prepared[0], path, **changed), prepared[1], CAUSAL).windows("train")
     refused(
         "pairs or prompt_response", "text", ENCODER_DECODER, objective={"name": "seq2seq"}, data={"packing": "none"}
     )

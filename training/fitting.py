@@ -1,11 +1,13 @@
 """Config, tokenizer, model and shards -> whether they go together, and what batches follow from them."""
 
 from configs.schema import Config
+from corpus.encoding import layout_of
 from corpus.packing import Packing
-from corpus.shards import ShardSet
+from corpus.shards import SETTINGS, ShardSet
 from models.interface import ModelFacts
 from objectives.facts import Objective, VocabularyFacts
 from tokenizer.tokenizer import Tokenizer
+from utils.files import read_json, shown
 from utils.messages import UserError, warn
 
 
@@ -67,12 +69,25 @@ def check_model(config: Config, facts: ModelFacts, objective: Objective) -> None
         )
 
 
-def check_shards(shards: ShardSet, tokenizer: Tokenizer, facts: ModelFacts, pairs: bool) -> None:
-    """Raises UserError where shards were made with another tokenizer, or for another kind of objective."""
-    manifest = shards.manifest
+def check_shards(
+    shards: ShardSet, config: Config, tokenizer: Tokenizer, facts: ModelFacts, objective: Objective
+) -> None:
+    """Raises UserError where shards were made with another tokenizer or other settings, or for another objective."""
+    manifest, pairs = shards.manifest, objective.pairs
+    noted, wanted = read_json(shards.directory / SETTINGS), layout_of(config).settings()
+    differing = [
+        f"{key}: {noted.get(key)!r} there, {value!r} in the config"
+        for key, value in wanted.items()
+        if noted.get(key) != value
+    ]
+    if differing:
+        raise UserError(
+            f"the shards in {shown(shards.directory)} were made with other settings ({'; '.join(differing)}); set "
+            "them back, or make the shards again with: python tokenize_data.py CONFIG --restart"
+        )
     if manifest["tokenizer"] != tokenizer.fingerprint:
         raise UserError(
-            f"the shards in {shards.directory} were made with another tokenizer (fingerprint "
+            f"the shards in {shown(shards.directory)} were made with another tokenizer (fingerprint "
             f"{manifest['tokenizer'][:12]}, configured: {tokenizer.fingerprint[:12]}); "
             f"make them again with: python tokenize_data.py CONFIG --restart"
         )
@@ -80,7 +95,7 @@ def check_shards(shards: ShardSet, tokenizer: Tokenizer, facts: ModelFacts, pair
     if manifest["largest_id"] >= size:
         whose = "model" if facts.vocab_size and facts.vocab_size < tokenizer.vocab_size else "tokenizer"
         raise UserError(
-            f"the shards in {shards.directory} hold the id {manifest['largest_id']}, "
+            f"the shards in {shown(shards.directory)} hold the id {manifest['largest_id']}, "
             f"the {whose}'s vocabulary has only {size}"
         )
     if pairs and shards.kind not in ("pairs", "prompt_response"):
