@@ -43,7 +43,7 @@ def main(config: Config, flags: argparse.Namespace) -> int:
         debug(config)
         return 0
     run = RunDirectory(run_dir(config))
-    if run.check(config, restart=flags.restart):
+    if run.check(config, flags.restart):
         code = train(config, run, flags)
         if code:
             return code
