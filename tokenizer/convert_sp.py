@@ -99,8 +99,8 @@ def _bpe(proto: Any) -> Any:
     normal = {piece.piece: piece.score for piece in proto.pieces if piece.type == NORMAL}
     merges: list[tuple[str, str]] = []
     for whole in sorted(normal, key=lambda piece: (-normal[piece], vocabulary[piece])):
-        # Of several ways to make a piece the one with the longer left side goes first: runs of one character are
-        # joined from the left, so it is the end of a run that is short.
+        # SentencePiece takes the leftmost of pairs that make the same piece. The longer left side first is nearest to
+        # that, as in a run of one character it is the end that is short; no text was found on which it matters.
         for cut in range(len(whole) - 1, 0, -1):
             if whole[:cut] in normal and whole[cut:] in normal:
                 merges.append((whole[:cut], whole[cut:]))

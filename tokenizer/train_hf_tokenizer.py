@@ -42,7 +42,6 @@ def main(config: Config, flags: argparse.Namespace) -> None:
     with progress("reading text", config.tokenizer.training_bytes, "bytes") as meter:
         text = TrainingText(config, meter)
         files = retrain(config, text) if config.tokenizer.retrain else train(config, text)
-        meter.total = text.n_bytes
     seconds = time.monotonic() - started
     tokenizer = Tokenizer(files, "the new tokenizer")
     rows = [

@@ -40,7 +40,6 @@ def main(config: Config, flags: argparse.Namespace) -> None:
     with progress("reading text", config.tokenizer.training_bytes, "bytes") as meter:
         text = TrainingText(config, meter, by_line=True)
         files = train(config, text)
-        meter.total = text.n_bytes
     seconds = time.monotonic() - started
     tokenizer = Tokenizer(files, "the new tokenizer")
     rows = [

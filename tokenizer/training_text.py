@@ -29,6 +29,12 @@ class TrainingText:
         self.n_bytes = self.documents = 0
 
     def __iter__(self) -> Iterator[str]:
+        yield from self._pieces()
+        if self.meter is not None:  # the trainers do not say how far they are
+            self.meter.total = self.n_bytes
+            self.meter.update("learning the vocabulary")
+
+    def _pieces(self) -> Iterator[str]:
         for number, document in enumerate(read_documents(self.config, "train")):
             if self.share < 1.0 and place_of(number) >= self.share:
                 continue
