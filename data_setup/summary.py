@@ -79,4 +79,5 @@ def _shortened(document: Document) -> str:
 def _next(config: Config, arguments: str) -> list[str]:
     if config.tokenizer.path is not None:
         return [f"python tokenize_data.py {arguments}"]
-    return [f"python -m tokenizer.train_hf_tokenizer {arguments}", f"python tokenize_data.py {arguments}"]
+    library = "sp" if config.tokenizer.kind in ("char", "word") else "hf"
+    return [f"python -m tokenizer.train_{library}_tokenizer {arguments}", f"python tokenize_data.py {arguments}"]

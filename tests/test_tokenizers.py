@@ -217,7 +217,11 @@ def test_special_tokens_that_only_the_config_names_get_the_ids_of_transformers(s
     from transformers import AutoTokenizer
 
     (tmp_path / "tokenizer.json").write_bytes((shared / "data/gpt2/tokenizer.json").read_bytes())
-    names = {"eos_token": "<|endoftext|>", "pad_token": "<pad>", "bos_token": {"__type": "AddedToken", "content": "<s>"}}
+    names = {
+        "eos_token": "<|endoftext|>",
+        "pad_token": "<pad>",
+        "bos_token": {"__type": "AddedToken", "content": "<s>"},
+    }
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", **names, "additional_special_tokens": ["<x>"]}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
     ours, theirs = Tokenizer.load(tmp_path), AutoTokenizer.from_pretrained(tmp_path)

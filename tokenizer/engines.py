@@ -35,7 +35,7 @@ WELL_KNOWN = {
 def starts_word(token: str, space: tuple[str, ...], continues: str | None) -> bool:
     """Whether a token begins a word: after a space, or with a character that belongs to no word.
 
-    space: the ways in which the vocabulary writes one; continues: the prefix of tokens inside a word (WordPiece), if it has one.
+    space: the ways in which the vocabulary writes one; continues: the prefix of tokens inside a word, in WordPiece.
     """
     if continues is not None:
         return not token.startswith(continues)
