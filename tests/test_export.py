@@ -134,13 +134,12 @@ def test_our_transformer_is_a_llama(special: dict, tied: bool) -> None:
 
 def test_an_export_is_whole_verified_and_read_back(tokenizer: Tokenizer, tmp_path: Path) -> None:
     model = scrambled(dressed())
-    config = Config(name="mine")
-    done = export(model, tokenizer, config, tmp_path / "model", sample=some_ids(), measures={"validation loss": 3.25})
+    done = export(
+        model, tokenizer, Config(name="mine"), tmp_path / "model", sample=some_ids(), measures={"validation loss": 3.25}
+    )
     assert done.what.startswith("a Llama") and done.difference < 1e-4 and done.notes == ()
-    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == [
-        *("README.md", "config.json", "generation_config.json", "model.safetensors"),
-        *("tokenizer.json", "tokenizer_config.json"),
-    ]
+    names = "README.md config.json generation_config.json model.safetensors tokenizer.json tokenizer_config.json"
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == names.split()
     for name, content in tokenizer.files.items():
         assert (tmp_path / "model" / name).read_bytes() == content
     card = (tmp_path / "model/README.md").read_text()
@@ -155,7 +154,7 @@ def test_an_export_is_whole_verified_and_read_back(tokenizer: Tokenizer, tmp_pat
     again = scrambled(dressed(), seed=5)
     assert load_backbone(again, tmp_path / "model") == []
     same_weights(again, model)
-    export(model, tokenizer, config, tmp_path / "model")
+    export(model, tokenizer, Config(), tmp_path / "model")
     aside = [path.name for path in tmp_path.iterdir() if path.name.startswith("model.")]
     assert len(aside) == 1, "the old export is moved aside, not deleted"
 
@@ -330,16 +329,13 @@ def test_an_edited_class_of_transformers_is_exported_with_its_code(
     assert done.what == "LlamaForCausalLM, with its own code" and done.difference < 1e-4 and done.notes == ()
     same_weights(build_model(pretrained=str(tmp_path / "model"), seed=7, **settings), model)
     # Whoever forgets trust_remote_code is told, and does not get the Llama that was not edited.
-    said = in_a_fresh_process(
-        """
+    script = """
 try:
     transformers.AutoModelForCausalLM.from_pretrained("model", trust_remote_code=False)
 except Exception as error:
     print("trust_remote_code" in str(error))
-""",
-        tmp_path,
-    )
-    assert said == "True"
+"""
+    assert in_a_fresh_process(script, tmp_path) == "True"
 
 
 MODULE = '''"""Ids -> an object with logits; the head is the embedding, under a name of its own."""
@@ -379,14 +375,11 @@ def test_a_plain_module_is_exported_with_its_code_and_its_weights_stay_tied(
     assert done.what == "Bag, with its own code" and done.difference < 1e-4 and done.notes == ()
     again = build_model(pretrained=str(tmp_path / "model"), seed=7, **settings)
     same_weights(again, model)
-    said = in_a_fresh_process(
-        """
-model = transformers.AutoModelForCausalLM.from_pretrained("model", trust_remote_code=True)
-print(model.inner.inner.head.weight is model.inner.inner.embedding.weight, sum(p.numel() for p in model.parameters()))
-""",
-        tmp_path,
-    )
-    assert said == f"True {512 * 12}"
+    script = """
+inner = transformers.AutoModelForCausalLM.from_pretrained("model", trust_remote_code=True).inner.inner
+print(inner.head.weight is inner.embedding.weight, sum(weight.numel() for weight in inner.parameters()))
+"""
+    assert in_a_fresh_process(script, tmp_path) == f"True {512 * 12}"
 
 
 @pytest.mark.parametrize(

@@ -82,13 +82,14 @@ def export(
     batch = _sample_batch(model, tokenizer, sample)
     refused: list[str] = []
     for write in _forms(model, config, vocabulary):
+        form = None
         with suppress(NotThisForm), atomic_folder(directory) as folder:
             try:
                 form = write(folder)
                 problem = tokenizer.save(folder)
                 difference, tokenizer_problem = _verify(form, folder, model, tokenizer, batch, tolerance)
             except NotThisForm as reason:
-                refused.append(str(reason))
+                refused.append(f"as {form.what} {reason}" if form else str(reason))
                 raise
             notes = (*_told(refused, form), *filter(None, [problem or tokenizer_problem]))
             (folder / "README.md").write_text(
