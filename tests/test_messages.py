@@ -62,9 +62,9 @@ def test_progress_off_a_terminal_is_a_plain_line_now_and_then(
             meter.advance(10)
             meter.update("loss 3.2")
     assert capsys.readouterr().out.splitlines() == [
-        "tokenising: 430 of 1,000 documents (43%) in 30.1 s, 39.9 s left, loss 3.2, 14.3 documents/s",
-        "tokenising: 860 of 1,000 documents (86%) in 1:00, 9.8 s left, loss 3.2, 14.3 documents/s",
-        "tokenising: 1,000 of 1,000 documents (100%) in 1:10, loss 3.2, 14.3 documents/s",
+        "tokenising: 430 of 1,000 documents (43%), loss 3.2, in 30.1 s, 39.9 s left, 14.3 documents/s",
+        "tokenising: 860 of 1,000 documents (86%), loss 3.2, in 1:00, 9.8 s left, 14.3 documents/s",
+        "tokenising: 1,000 of 1,000 documents (100%), loss 3.2, in 1:10, 14.3 documents/s",
     ]
 
 
@@ -73,10 +73,13 @@ def test_progress_on_a_terminal_is_a_bar(monkeypatch: pytest.MonkeyPatch) -> Non
     terminal = Console(file=screen, force_terminal=True, width=100, soft_wrap=True, highlight=False)
     monkeypatch.setattr(messages, "console", terminal)
     with progress("reading [x]", 20, "documents") as meter:
-        meter.advance(20)
+        for _ in range(5):
+            meter.advance(4)
+            meter.show()
+            meter.bar.refresh()  # type: ignore[attr-defined]
         info("a line in between")
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
-    assert "reading [x] ━━━━━━━━━━━━━━━━━━━━ 20 of 20 documents (100%)" in text
+    assert "reading [x] ━━━━━━━━━━━━ 20 of 20 documents (100%)" in text
     # A bar is drawn over itself; only the line in between and the end begin new lines.
     assert text.count("\n") == 2
 

@@ -239,6 +239,10 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "x.json"
     write_json(path, {"a": "ü"})
     assert read_json(path) == {"a": "ü"}
+    with open(path) as reader:  # one who has it open goes on reading what it was
+        write_json(path, {"a": "u"})
+        assert json.load(reader) == {"a": "ü"}
+    write_json(path, {"a": "ü"})
     with pytest.raises(ValueError, match="half"), atomic_write(path, "w") as file:
         file.write("half")
         raise ValueError("half")

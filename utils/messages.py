@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.text import Text
@@ -119,8 +119,9 @@ class Meter:
             eta = "" if left is None or self.done >= self.total else f", {duration(left)} left"
         else:
             counts, eta = f"{amount(self.done)}{unit}", ""
-        text = f", {self.text}" if self.text else ""
-        return f"{self.description}: {counts} in {duration(seconds)}{eta}{text}, {amount(speed)}{unit}/s"
+        # What the stage has to say comes early: a narrow terminal cuts off the end.
+        text = f", {self.text}," if self.text else ""
+        return f"{self.description}: {counts}{text} in {duration(seconds)}{eta}, {amount(speed)}{unit}/s"
 
     def _show_when_due(self) -> None:
         now = time.monotonic()
@@ -145,21 +146,6 @@ class _RichMeter(Meter):
 
     def show(self) -> None:
         self.bar.update(self.task, completed=self.done, total=self.total)
-
-
-class _Bars(Progress):
-    """Bars that stay on their line: under `soft_wrap` Rich's own begin a new one each time."""
-
-    def get_renderable(self) -> RenderableType:
-        return _Wrapped(super().get_renderable())
-
-
-class _Wrapped:
-    def __init__(self, inner: RenderableType) -> None:
-        self.inner = inner
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield from console.render(self.inner, options.update(no_wrap=False, overflow="ellipsis"))
 
 
 class _Counts(ProgressColumn):
@@ -187,10 +173,10 @@ def progress(
         columns = (
             SpinnerColumn(finished_text="✓"),
             TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
+            BarColumn(bar_width=12),
             _Counts(),
         )
-        with _Bars(*columns, console=console, expand=False) as bar:
+        with Progress(*columns, console=console, expand=False) as bar:
             meter = _RichMeter(bar, description, total, unit)
             yield meter
             meter.total = meter.total or meter.done
