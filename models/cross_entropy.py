@@ -59,7 +59,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         device = hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
         wants = [learning and needed for needed in ctx.needs_input_grad]
-        nats = torch.zeros((), device=hidden.device)
+        nats = torch.zeros((), dtype=torch.float32, device=hidden.device)  # whatever the default dtype is
         correct = torch.zeros((), dtype=torch.int64, device=hidden.device)
         grad_hidden = torch.empty_like(hidden) if wants[0] else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wants[1] else None

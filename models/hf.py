@@ -5,6 +5,7 @@ the hidden states they come from those, chunk by chunk, and the logits are never
 """
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -33,6 +34,24 @@ class HuggingFaceModel(nn.Module):
         self.head_is_apart = not own_loss and head_is_apart(inner)
         if own_loss:
             check_own_loss(self)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "HuggingFaceModel":
+        """`.to` and its kin. Tables that were computed (the angles of rotary positions) move, but keep float32.
+
+        Rounded to bf16 they would be other positions, and the exported model, which computes them anew, another model.
+        """
+        tables = [
+            (module, name, buffer)
+            for module in self.inner.modules()
+            for name, buffer in module.named_buffers(recurse=False)
+            if name in module._non_persistent_buffers_set and buffer.dtype == torch.float32
+        ]
+        super()._apply(fn, recurse)
+        for module, name, buffer in tables:
+            moved = getattr(module, name)
+            if moved.dtype != buffer.dtype:
+                setattr(module, name, buffer.to(moved.device))
+        return self
 
     def forward(self, inputs: dict[str, Tensor], targets: Tensor) -> Loss:
         """inputs: what the model's forward takes; targets: (B, T)"""

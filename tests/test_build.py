@@ -215,6 +215,15 @@ def test_bf16_weights_are_read_as_float32(tmp_path: Path) -> None:
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
 
 
+def test_angles_keep_float32_when_weights_do_not() -> None:
+    model = causal("llama", **SMALL)
+    angles = model.inner.model.rotary_emb.inv_freq.clone()
+    wrapped = nn.ModuleList([model]).bfloat16()
+    assert next(wrapped.parameters()).dtype == torch.bfloat16
+    assert torch.equal(model.inner.model.rotary_emb.inv_freq, angles)
+    assert model.loss(batch()).nats.isfinite()
+
+
 def test_our_own_model_goes_on_from_what_it_saved(tmp_path: Path) -> None:
     first = build(seed=1, **OURS)
     first.save(tmp_path)

@@ -85,6 +85,16 @@ def test_under_bf16_autocast_products_are_rounded_and_sums_are_not() -> None:
         assert (got - wanted).abs().max() < 0.02 * wanted.abs().max()
 
 
+def test_sums_are_float32_where_lightning_sets_another_default() -> None:
+    hidden, weight, _, targets = example()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        nats = nats_of_hidden(hidden, weight, targets).nats
+    finally:
+        torch.set_default_dtype(torch.float32)
+    torch.testing.assert_close(nats, dense(hidden, weight, targets, None))
+
+
 def test_bf16_weights_get_bf16_gradients_summed_in_float32() -> None:
     hidden, weight, _, targets = example(torch.bfloat16)
     exact_inputs = [hidden.detach().float().requires_grad_(), weight.detach().float().requires_grad_()]
