@@ -8,7 +8,7 @@ How a token is chosen is in models/decoding.py; how prompts are read and texts a
 
 import argparse
 
-from configs.command_line import run_stage
+from configs.command_line import again, run_stage
 from configs.schema import Config
 
 
@@ -16,7 +16,7 @@ def main(config: Config, flags: argparse.Namespace) -> None:
     """Goes on from every prompt in `generation.prompts_path` with the model that `generation.checkpoint` names."""
     from evaluation.generating import write_texts
 
-    write_texts(config, again=flags.restart)
+    write_texts(config, restart=flags.restart, typed=again(flags))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ Scoring goes through `test_step` of model.py; what is measured and how is in eva
 
 import argparse
 
-from configs.command_line import run_stage
+from configs.command_line import again, run_stage
 from configs.schema import Config
 
 
@@ -18,7 +18,7 @@ def main(config: Config, flags: argparse.Namespace) -> None:
     from evaluation.scoring import score
     from model import LanguageModelTraining
 
-    score(config, LanguageModelData, LanguageModelTraining, again=flags.restart)
+    score(config, LanguageModelData, LanguageModelTraining, restart=flags.restart, typed=again(flags))
 
 
 if __name__ == "__main__":

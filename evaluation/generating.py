@@ -17,6 +17,7 @@ from evaluation.prompts import Prompt, encode_prompts, read_prompts
 from evaluation.results import RESULTS, earlier, label, made_from, move_aside
 from evaluation.scoring import arguments_of_generate, decoding_options, one_device
 from evaluation.writing import Writer
+from models.build import refusals
 from models.decoding import Generated, cut_at_stop
 from tokenizer.tokenizer import Tokenizer
 from utils.files import atomic_folder, shown, write_json
@@ -27,10 +28,11 @@ SHOWN = 3  # texts printed at the end
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
-def write_texts(config: Config, again: bool = False) -> dict[str, Any]:
+def write_texts(config: Config, restart: bool = False, typed: str = "CONFIG") -> dict[str, Any]:
     """Goes on from every prompt of `generation.prompts_path`; writes into the run's folder. -> results.json
 
-    again: even where it is done already. Raises UserError for bad prompts, no such model, contradicting settings.
+    restart: even where it is done already. typed: the config as the user named it, for the next command.
+    Raises UserError for bad prompts, no such model, contradicting settings.
     """
     settings = config.generation
     if settings.prompts_path is None:
@@ -46,16 +48,17 @@ def write_texts(config: Config, again: bool = False) -> dict[str, Any]:
         config=config.model_dump(include={"generation", "tokenize"}),
         precision=one_device(config).precision,
     )
-    done = None if again else earlier(folder, identity)
+    done = None if restart else earlier(folder, identity)
     if done is not None:
         info(f"written already in {shown(folder)}; --restart writes again")
-        show(done, folder)
+        show(done, folder, typed)
         return done
     opened = open_model(place, config)
     if not opened.model.facts.causal:
         raise UserError(f"{shown(opened.where)} sees both sides of a token (a masked model): it cannot write on")
     started = time.monotonic()
-    texts, alone = write_all(config, opened, prompts)
+    with refusals():
+        texts, alone = write_all(config, opened, prompts)
     seconds = time.monotonic() - started
     results = {
         "run": config.name,
@@ -77,7 +80,7 @@ def write_texts(config: Config, again: bool = False) -> dict[str, Any]:
         with open(temporary / "texts.jsonl", "w", encoding="utf-8", newline="\n") as file:
             file.writelines(json.dumps({**text, **about}, ensure_ascii=False) + "\n" for text in texts)
         (temporary / "texts.txt").write_text("\n".join(map(readable, texts)), encoding="utf-8")
-    show(results, folder)
+    show(results, folder, typed)
     return results
 
 
@@ -198,7 +201,7 @@ def readable(text: dict[str, Any]) -> str:
     return f"{head}\n{text['prompt']}▸{text['text']}\n"
 
 
-def show(results: dict[str, Any], folder: Path) -> None:
+def show(results: dict[str, Any], folder: Path, typed: str) -> None:
     """Some texts, and the table at the end."""
     if results["texts"] > 1:
         with open(folder / "texts.jsonl", encoding="utf-8") as file:
@@ -214,4 +217,6 @@ def show(results: dict[str, Any], folder: Path) -> None:
         ("stopped by", ", ".join(f"{name} {amount(count)}" for name, count in results["stopped"].items())),
         ("written to", f"{shown(folder / 'texts.jsonl')}\n{shown(folder / 'texts.txt')}"),
     ]
-    table(f"Texts of {results['run']}", rows, ["python generation.py CONFIG generation.decoding.temperature=0.8"])
+    sampled = [f"python generation.py {typed} generation.decoding.temperature=0.8 generation.samples_per_prompt=2"]
+    greedy = results["settings"]["decoding"]["num_beams"] == 1 and results["settings"]["decoding"]["temperature"] == 0
+    table(f"Texts of {results['run']}", rows, sampled if greedy else [])

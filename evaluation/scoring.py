@@ -28,10 +28,13 @@ from utils.imports import did_you_mean
 from utils.messages import Meter, UserError, amount, duration, info, progress, table
 
 
-def score(config: Config, data_class: type, training_class: type, again: bool = False) -> dict[str, Any]:
+def score(
+    config: Config, data_class: type, training_class: type, restart: bool = False, typed: str = "CONFIG"
+) -> dict[str, Any]:
     """Scores what `inference` in the config names, and writes it into the run's folder. -> results.json
 
-    data_class, training_class: those of dataset.py and model.py. again: even where it is done already.
+    data_class, training_class: those of dataset.py and model.py. restart: even where it is done already. typed: the
+    config as the user named it, for the next command.
     Raises UserError where there is no such model, split or metric.
     """
     settings = config.inference
@@ -51,10 +54,10 @@ def score(config: Config, data_class: type, training_class: type, again: bool = 
         config=config.model_dump(include={"inference", "data", "objective", "dataset", "seed"}),
         precision=one_device(config).precision,
     )
-    done = None if again else earlier(folder, identity)
+    done = None if restart else earlier(folder, identity)
     if done is not None:
         info(f"scored already in {shown(folder)}; --restart scores again")
-        show(done, folder)
+        show(done, folder, typed)
         return done
     opened = open_model(place, config)
     started = time.monotonic()
@@ -80,7 +83,7 @@ def score(config: Config, data_class: type, training_class: type, again: bool = 
         results["decoding"] = settings.decoding.model_dump()
     results |= {"precision": one_device(config).precision, "seconds": round(time.monotonic() - started, 3)}
     write(folder, {**results, "made_from": identity}, texts)
-    show(results, folder)
+    show(results, folder, typed)
     return results
 
 
@@ -208,7 +211,7 @@ def write(folder: Path, results: dict[str, Any], texts: list[dict[str, Any]]) ->
                     file.writelines(line + "\n" for line in content)
 
 
-def show(results: dict[str, Any], folder: Path) -> None:
+def show(results: dict[str, Any], folder: Path, typed: str) -> None:
     """The table at the end."""
     step = "" if results["step"] is None else f", step {results['step']}"
     names = {
@@ -232,4 +235,4 @@ def show(results: dict[str, Any], folder: Path) -> None:
             rows.append((name, amount(entry) if name == "predictions" else f"{entry:.4f}"))
     rows += [(name, f"{value:.4f}") for name, value in results.get("logged", {}).items()]
     rows += [("seconds", duration(results["seconds"])), ("written to", shown(folder))]
-    table(f"Scores of {results['run']} on {results['split']}", rows, ["python generation.py CONFIG"])
+    table(f"Scores of {results['run']} on {results['split']}", rows, [f"python generation.py {typed}"])

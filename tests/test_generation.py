@@ -38,7 +38,7 @@ def changed(config: Config, **settings: Any) -> Config:
 
 
 def texts(config: Config) -> list[dict[str, Any]]:
-    write_texts(config, again=True)
+    write_texts(config, restart=True)
     [folder] = [path for path in (places.run_dir(config) / "generation").iterdir() if "." not in path.name]
     rows = read_lines(folder / "texts.jsonl")
     for path in folder.parent.iterdir():  # the next call has this place to itself

@@ -30,7 +30,7 @@ def changed(config: Config, section: str, **values: Any) -> Config:
 
 
 def scored(config: Config, **settings: Any) -> dict[str, Any]:
-    return score(changed(config, "inference", **settings), LanguageModelData, LanguageModelTraining, again=True)
+    return score(changed(config, "inference", **settings), LanguageModelData, LanguageModelTraining, restart=True)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_bleu_is_that_of_sacrebleus_command_line(answers_run: Config) -> None:
                 answer = self.trainer.datamodule.reference(index).split()
                 written.ids = self.decoding["decode"].__self__.encode(" ".join(answer[: len(answer) - index % 3]))
 
-    results = score(answers_run, LanguageModelData, Parrot, again=True)
+    results = score(answers_run, LanguageModelData, Parrot, restart=True)
     folder = places.run_dir(answers_run) / "inference" / "test-best"
     command = [
         sys.executable,
@@ -147,7 +147,7 @@ def test_an_edited_test_step_takes_effect(text_run: Config) -> None:
             super().test_step(batch, number)
             self.log("rows", float(len(batch["input_ids"])), reduce_fx="sum", batch_size=1)
 
-    results = score(text_run, LanguageModelData, Edited, again=True)
+    results = score(text_run, LanguageModelData, Edited, restart=True)
     assert results["logged"] == {"rows": results["sums"]["windows"]}
 
 
