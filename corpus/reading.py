@@ -254,9 +254,11 @@ def _table_rows(path: Path, longest: int) -> Iterator[Row]:
             reader = csv.DictReader(file, strict=True)
         else:
             reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        names = list(reader.fieldnames or [])
+        if len(set(names)) < len(names):
+            raise UserError(f"{shown(path)}:1: two columns have the same name, of {', '.join(names)}; rename one")
         while True:
-            line = reader.line_num + (1 if reader.line_num else 2)
-            where = f"{shown(path)}:{line}"
+            where = f"{shown(path)}:{reader.line_num + 1}"
             try:
                 record = next(reader, None)
             except csv.Error as problem:

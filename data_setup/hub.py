@@ -39,6 +39,7 @@ def make(config: Config, folder: RawFolder) -> None:
 def _open(config: Config, folder: RawFolder) -> dict[str, Any]:
     """The Hub's splits by name, none of them read yet."""
     import datasets
+    import huggingface_hub
 
     dataset = config.dataset
     assert dataset.name is not None
@@ -47,11 +48,9 @@ def _open(config: Config, folder: RawFolder) -> dict[str, Any]:
     revision = folder.notes.get("revision", dataset.revision)
     datasets.disable_progress_bars()
     try:
-        if not local.is_dir() and "revision" not in folder.notes:
+        if not local.is_dir() and "revision" not in folder.notes and not huggingface_hub.constants.HF_HUB_OFFLINE:
             # A branch may move while the download is interrupted: what was begun is finished at the same commit.
-            from huggingface_hub import HfApi
-
-            revision = HfApi().dataset_info(name, revision=dataset.revision).sha
+            revision = huggingface_hub.HfApi().dataset_info(name, revision=dataset.revision).sha
             folder.notes["revision"] = revision
         return dict(datasets.load_dataset(name, dataset.subset, revision=revision, streaming=True))
     except Exception as problem:

@@ -159,9 +159,8 @@ def test_a_long_document_converts_with_identical_ids(shared: Path, book: Path) -
     text = gzip.open(shared / "data/wikitext-2/train.txt.gz", "rt").read()[:150_000]
     for kind in ("unigram", "bpe"):
         given = config(book, kind=kind)
-        files = train_sp_tokenizer.train(given, TrainingText(given, by_line=True))
-        original = Tokenizer(files)
-        complete, problem = convert_sp.complete(files, original.engine)  # type: ignore[arg-type]
+        original = Tokenizer(train_sp_tokenizer.train(given, TrainingText(given, by_line=True)))
+        complete, problem = convert_sp.complete(original)
         assert problem is None
         converted = Tokenizer({"tokenizer.json": complete["tokenizer.json"]})
         assert converted.encode(text) == original.encode(text), kind
@@ -180,7 +179,20 @@ def test_other_normalisations_are_measured_and_some_kinds_refused(book: Path, tr
         assert "tokenizer.json" not in files and f"{kind} models cannot be converted" in said
 
 
-def test_pretrained_tokenizers(shared: Path) -> None:
+def t5_beside_a_model(path: Path, folder: Path) -> float:
+    """Saves a foreign .model beside a model's config -> the share of texts to which transformers gives other ids."""
+    from transformers import AutoTokenizer
+
+    tokenizer = Tokenizer.load(path)
+    assert tokenizer.save(folder) is None
+    (folder / "config.json").write_text('{"model_type": "llama"}')  # whose own class would make other ids of the files
+    other, sample = AutoTokenizer.from_pretrained(folder), texts(1000)
+    assert (len(other), other.pad_token_id, other.eos_token_id) == (32_000, 0, 1)
+    ids = other(sample, add_special_tokens=False)["input_ids"]
+    return sum(a != b.tolist() for a, b in zip(ids, tokenizer.encode_batch(sample), strict=True)) / len(sample)
+
+
+def test_pretrained_tokenizers(shared: Path, tmp_path: Path) -> None:
     import sentencepiece
 
     data = shared / "data"
@@ -197,6 +209,7 @@ def test_pretrained_tokenizers(shared: Path) -> None:
         sample = texts(200)
         reference = sentencepiece.SentencePieceProcessor(model_file=str(path)).encode(sample)
         assert [ids.tolist() for ids in tokenizer.encode_batch(sample)] == reference
+    assert t5_beside_a_model(data / "sentencepiece/t5-base.model", tmp_path) < 0.05
     with pytest.raises(UserError, match=r"several SentencePiece models: t5-base\.model, test_model\.model"):
         Tokenizer.load(data / "sentencepiece")
 

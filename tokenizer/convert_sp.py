@@ -5,12 +5,15 @@ a text. The normalisation of the others is handed over as it is, and `tokenizer.
 """
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokenizer import special_strings
-from tokenizer.engines import ROLES, SentencePieceEngine
+from tokenizer.engines import ROLES
 from tokenizer.finding import SPECIALS
 from utils.messages import UserError
+
+if TYPE_CHECKING:
+    from tokenizer.tokenizer import Tokenizer
 
 # Piece types of sentencepiece_model.proto.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
@@ -18,20 +21,19 @@ UNIGRAM, BPE, WORD, CHAR = 1, 2, 3, 4
 SPACE = "▁"
 
 
-def complete(files: dict[str, bytes], engine: SentencePieceEngine) -> tuple[dict[str, bytes], str | None]:
-    """The files with those that transformers needs beside the .model.
+def complete(tokenizer: "Tokenizer") -> tuple[dict[str, bytes], str | None]:
+    """The files of a SentencePiece tokenizer, with those that transformers needs beside the .model.
 
     -> (files, None), or the files as they were and why the model cannot be converted.
     """
-    roles = {role: engine.token(index) for role, index in engine.roles.items()}
+    roles, others = tokenizer.special_strings()
     specials = {role: piece for role, piece in roles.items() if role not in ("bos", "eos", "unk", "pad")}
-    marked = {**files, SPECIALS: files.get(SPECIALS, _json(specials))}
+    files = {**tokenizer.files, SPECIALS: tokenizer.files.get(SPECIALS, _json(specials))}
     try:
-        pipeline = convert(engine.model)
+        pipeline = convert(next(content for name, content in files.items() if name.endswith(".model")))
     except UserError as problem:
-        return marked, str(problem)
-    others = [engine.token(i) for i in engine.special_ids if engine.token(i) not in roles.values()]
-    return {**marked, "tokenizer.json": pipeline.encode(), **transformers_files(roles, others)}, None
+        return files, str(problem)
+    return {**files, "tokenizer.json": pipeline.encode(), **transformers_files(roles, others)}, None
 
 
 def transformers_files(roles: dict[str, str], others: list[str]) -> dict[str, bytes]:

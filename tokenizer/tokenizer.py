@@ -167,17 +167,25 @@ class Tokenizer:
         ids, offsets = self.engine.encode_with_offsets(text, specials=True)
         return ids, chat.token_spans(offsets, spans)
 
-    def save(self, directory: str | Path) -> str | None:
-        """Write the tokenizer's files into `directory`, byte for byte.
+    def special_strings(self) -> tuple[dict[str, str], list[str]]:
+        """(role -> string, strings of the special tokens without a role)."""
+        roles = {role: self.token(index) for role, index in self.engine.roles.items()}
+        return roles, [self.token(i) for i in self.special_ids if self.token(i) not in roles.values()]
 
-        A SentencePiece model that has no tokenizer.json gets one where it can be converted, so that transformers can
-        read the directory. Returns why not, where it cannot.
+    def save(self, directory: str | Path) -> str | None:
+        """Write the tokenizer's files into `directory`, byte for byte, and what transformers needs beside them.
+
+        That is a tokenizer_config.json; for a SentencePiece model also a tokenizer.json, where it can be converted.
+        Returns why not, where it cannot.
         """
         from tokenizer import convert_sp
 
         files, problem = dict(self.files), None
         if isinstance(self.engine, SentencePieceEngine) and "tokenizer.json" not in files:
-            files, problem = convert_sp.complete(files, self.engine)
+            files, problem = convert_sp.complete(self)
+        elif "tokenizer_config.json" not in files:
+            # Without one transformers chooses a class by the model beside it, which may build another tokenizer.
+            files |= convert_sp.transformers_files(*self.special_strings())
         Path(directory).mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             with atomic_write(Path(directory) / name) as file:
