@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
-from training.interface import TrainingModule
+from training.module import TrainingModule
 from training.samples import Decodes
 from utils.messages import UserError, info
 

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from models.interface import Loss
 from training.ranks import added_over_ranks
 
+Batch = dict[str, Tensor]
+
 # What ranks count each for themselves; the rest is the same on all of them.
 BY_RANK = ("nats", "targets", "correct", "tokens")
 # Entries of a batch that the model never sees.
@@ -119,14 +121,14 @@ def columns(rows: Sequence[Sequence[Tensor]]) -> list[list[float]]:
     return [torch.stack(column).double().tolist() for column in zip(*rows, strict=True)]
 
 
-def input_tokens(batch: dict[str, Tensor]) -> Tensor | int:
+def input_tokens(batch: Batch) -> Tensor | int:
     """Unpadded tokens that go into the model, of a decoder too: what `trainer.max_tokens` counts."""
     mask = batch.get("attention_mask")
     read = batch["input_ids"].numel() if mask is None or mask.ndim > 2 else mask.sum()
     return read + (batch["targets"] != -100).sum() if "decoder_input_ids" in batch else read
 
 
-def model_inputs(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+def model_inputs(batch: Batch) -> Batch:
     """The batch without what is not for the model's loss: which samples these are, and prompts to be continued."""
     return {name: tensor for name, tensor in batch.items() if name not in BESIDE_THE_MODEL}
 

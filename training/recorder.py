@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from configs.schema import Config
-from training.interface import TrainingModule
 from training.measures import Clock, Logger, MetricsFile, flops_per_token
+from training.module import TrainingModule
 from training.ranks import largest_over_ranks
 from utils.messages import UserError, progress
 
@@ -112,14 +112,15 @@ class Recorder:
             "grad_norm": sums["norm"] / normal if normal else None,
             "tokens_per_second": sums["tokens"] / max(self.clock.window(), 1e-9),
         }
-        if training.loss_scale() is not None:
-            line |= {"overflows": self.overflows, "loss_scale": float(training.loss_scale())}
+        scaler = training.loss_scaler()
+        if scaler is not None:
+            line |= {"overflows": self.overflows, "loss_scale": scaler.get_scale()}
         self._write(line)
         self.latest = line
         if self._bar is not None:
             self._bar.update(
                 f"loss {line['loss'] or float('nan'):.4f}, {line['tokens_per_second']:,.0f} tokens/s, "
-                f"lr {line['learning_rate']:.2e}"
+                f"lr {line['learning_rate']:.1e}"
             )
 
     def write_validation(self, training: TrainingModule) -> None:

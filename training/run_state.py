@@ -1,14 +1,20 @@
 """The state of a training run <-> its checkpoints: what is saved, and how a run goes on from it."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytorch_lightning as L
 
 from training import checkpoints
-from training.interface import Seekable, TrainingModule
+from training.module import TrainingModule
 from training.ranks import by_rank_zero
 from utils.messages import UserError, info
+
+
+class Seekable(Protocol):
+    """The LightningDataModule of dataset.py."""
+
+    start_step: int  # its batches begin after this step
 
 
 class RunState:

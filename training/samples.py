@@ -8,8 +8,8 @@ import pytorch_lightning as L
 import torch
 from torch import Tensor
 
-from training.interface import TrainingModule
 from training.measures import model_inputs
+from training.module import TrainingModule
 
 
 class Decodes(Protocol):

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from configs.schema import Config
 from training.history import is_best, patience_is_over, validated_at, validation_is_due
-from training.interface import TrainingModule
 from training.length import seconds_of
 from training.measures import Clock
+from training.module import TrainingModule
 from training.ranks import largest_over_ranks
 from training.recorder import Recorder
 from training.run_state import RunState
