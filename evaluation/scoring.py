@@ -15,8 +15,8 @@ import pytorch_lightning as L
 
 from configs import places
 from configs.schema import Config, Decoding
-from evaluation.metrics import Score, load_metrics, one_line
-from evaluation.opening import find_model, open_model
+from evaluation.metrics import Metric, Score, load_metrics, one_line
+from evaluation.opening import Opened, find_model, open_model
 from evaluation.results import RESULTS, earlier, label, made_from, move_aside
 from models.decoding import DecodingOptions, cut_at_stop
 from tokenizer.tokenizer import Tokenizer
@@ -25,7 +25,7 @@ from training.precision import Hardware, hardware
 from utils.files import atomic_folder, shown, write_json
 from utils.hashing import sha256_file
 from utils.imports import did_you_mean
-from utils.messages import Meter, UserError, amount, duration, info, progress, table
+from utils.messages import Meter, UserError, amount, duration, info, progress, table, warn
 
 
 def score(
@@ -60,8 +60,18 @@ def score(
         show(done, folder, typed)
         return done
     opened = open_model(place, config)
-    started = time.monotonic()
     data = data_class(config, opened.tokenizer, opened.model.facts)
+    results, texts = evaluated(config, opened, data, training_class, metrics, options)
+    write(folder, {**results, "made_from": identity}, texts)
+    show(results, folder, typed)
+    return results
+
+
+def evaluated(
+    config: Config, opened: Opened, data: Any, training_class: type, metrics: list[Metric], options: DecodingOptions
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Runs the test. -> results.json, and an entry for each text that was written"""
+    settings, started = config.inference, time.monotonic()
     if data.generates and not opened.model.facts.causal:
         raise UserError(f"inference.generate: {shown(opened.where)} sees both sides of a token: it cannot write")
     writing = arguments_of_generate(opened.tokenizer, options) if data.generates else None
@@ -76,15 +86,15 @@ def score(
         **({"logged": logged} if logged else {}),
     }
     texts = predictions(training.generated, data, opened.tokenizer, options) if writing else []
-    if texts:
+    if writing:
         columns = [text["prediction"] for text in texts], [text["reference"] for text in texts]
-        scores = [one for metric in metrics for one in metric.score(*columns)]
+        scores = [one for metric in metrics for one in metric.score(*columns)] if texts else []
         results["text"] = {"predictions": len(texts), **{one.name: entry_of(one) for one in scores}}
         results["decoding"] = settings.decoding.model_dump()
-    results |= {"precision": one_device(config).precision, "seconds": round(time.monotonic() - started, 3)}
-    write(folder, {**results, "made_from": identity}, texts)
-    show(results, folder, typed)
-    return results
+        expected = min(len(data.samples), settings.max_samples or len(data.samples))
+        if [text["index"] for text in texts] != list(range(expected)):
+            warn(f"test_step has written {len(texts)} texts for {expected} samples; the scores are of those alone")
+    return results | {"precision": one_device(config).precision, "seconds": round(time.monotonic() - started, 3)}, texts
 
 
 def decoding_options(settings: Decoding, where: str) -> DecodingOptions:

@@ -199,6 +199,40 @@ def test_a_run_a_checkpoint_and_a_hugging_face_directory(text_run: Config, tmp_p
     assert results["step"] is None and results["checkpoint"] == str(tmp_path)
 
 
+def test_only_our_own_exports_may_bring_code(text_run: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from training.export_forms import Vocabulary, write_custom_code
+
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    opened = open_model(find_model(text_run, "best"), text_run)
+    model, tokenizer = opened.model, opened.tokenizer
+    arguments = {"vocab_size": model.facts.vocab_size, **model.arguments}
+    dress = {"vocab_size": model.facts.vocab_size, "tie": True, "tokens": model.tokens}
+    for folder in (places.run_dir(text_run) / "model", tmp_path / "model"):
+        folder.mkdir()
+        write_custom_code(model, model.backbone, arguments, dress, folder, Vocabulary(tokenizer.vocab_size, 0, 1, 2))
+        tokenizer.save(folder)
+    own = scored(text_run, checkpoint=str(places.run_dir(text_run) / "model"))
+    assert own["measures"] == pytest.approx(scored(text_run)["measures"], rel=1e-6)
+    with pytest.raises(UserError, match="brings its own code; if you trust it"):
+        scored(text_run, checkpoint=str(tmp_path / "model"))
+    trusting = changed(text_run, "model", trust_remote_code=True)
+    assert scored(trusting, checkpoint=str(tmp_path / "model"))["measures"] == own["measures"]
+
+
+def test_samples_that_an_edited_step_leaves_out_are_told(
+    answers_run: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Forgetful(LanguageModelTraining):
+        def on_test_epoch_end(self) -> None:
+            super().on_test_epoch_end()
+            del self.generated[::2]
+
+    results = score(answers_run, LanguageModelData, Forgetful, restart=True)
+    assert results["text"]["predictions"] == 15
+    assert "has written 15 texts for 30 samples" in capsys.readouterr().err
+
+
 def test_encoder_decoders_translate(tmp_path: Path) -> None:
     sizes = {f"{side}_{what}": n for side in ("encoder", "decoder") for what, n in
              (("layers", 1), ("attention_heads", 2), ("ffn_dim", 32))}  # fmt: skip
@@ -238,9 +272,6 @@ def test_mistakes(text_run: Config, tmp_path: Path) -> None:
             scored(text_run, **settings)
     with pytest.raises(UserError, match="no run at .*never.*python train.py"):
         scored(text_run.model_copy(update={"name": "never"}))
-    (tmp_path / "config.json").write_text(json.dumps({"auto_map": {"AutoModelForCausalLM": "evil.Model"}}))
-    with pytest.raises(UserError, match="brings its own code"):
-        scored(text_run, checkpoint=str(tmp_path))
 
 
 def test_a_corrupt_checkpoint_is_named(tmp_path: Path) -> None:
