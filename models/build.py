@@ -146,8 +146,8 @@ def recompute_activations(model: TrainableModel) -> None:
     Raises ValueError where there are no blocks to do it by.
     """
     inner = getattr(model, "inner", None)
-    if hasattr(inner, "gradient_checkpointing_enable"):
-        inner.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if hasattr(inner, "activation_checkpointing_enable"):
+        inner.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
         return
     module = model.backbone if inner is None else inner
     blocks = getattr(module, "blocks", None)
