@@ -23,7 +23,9 @@ def render(template: str, messages: list[dict[str, Any]], strings: dict[str, str
     Raises UserError for messages or templates that do not work out.
     """
     from jinja2.exceptions import TemplateError
-    from transformers.utils.chat_template_utils import render_jinja_template
+    from transformers.utils import chat_template_utils
+
+    render_jinja_template: Any = chat_template_utils.render_jinja_template
 
     def text_of(turns: list[dict[str, Any]], ask: bool) -> str:
         return render_jinja_template([turns], chat_template=template, add_generation_prompt=ask, **strings)[0][0]

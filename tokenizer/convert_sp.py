@@ -53,7 +53,7 @@ def convert(model: bytes) -> str:
     from sentencepiece import sentencepiece_model_pb2
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers
 
-    proto = sentencepiece_model_pb2.ModelProto()
+    proto: Any = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]  # made at run time
     proto.ParseFromString(model)
     kind = proto.trainer_spec.model_type
     if kind in (WORD, CHAR):

@@ -100,32 +100,33 @@ def new_pipeline(config: Config) -> Any:
 
     kind, unk = config.tokenizer.kind, config.tokenizer.special_tokens.unk
     pre = config.tokenizer.pre_tokenisation or DEFAULT_PRE_TOKENISATION.get(kind, "metaspace")
-    model = {
+    model: Any = {
         "byte_level_bpe": lambda: models.BPE(),
         "bpe": lambda: models.BPE(unk_token=unk, fuse_unk=False),
         "wordpiece": lambda: models.WordPiece(unk_token=unk),
         "unigram": lambda: models.Unigram(),
     }[kind]()
     pipeline = Tokenizer(model)
-    normaliser = {
+    normalisers: dict[str, list[Any]] = {
         "identity": [],
         "nfc": [normalizers.NFC()],
         "nfkc": [normalizers.NFKC()],
         "nfkc_lowercase": [normalizers.NFKC(), normalizers.Lowercase()],
-    }[config.tokenizer.normalisation]
-    if normaliser:
-        pipeline.normalizer = normalizers.Sequence(normaliser)
-    split = {
-        "gpt2": lambda: [pre_tokenizers.Split(Regex(GPT2), "isolated")],
-        "gpt4": lambda: [pre_tokenizers.Split(Regex(GPT4), "isolated")],
-        "whitespace": lambda: [pre_tokenizers.Whitespace()],
-        "bert": lambda: [pre_tokenizers.BertPreTokenizer()],
+    }
+    if normalisers[config.tokenizer.normalisation]:
+        pipeline.normalizer = normalizers.Sequence(normalisers[config.tokenizer.normalisation])
+    splits: dict[str, list[Any]] = {
+        "gpt2": [pre_tokenizers.Split(Regex(GPT2), "isolated")],
+        "gpt4": [pre_tokenizers.Split(Regex(GPT4), "isolated")],
+        "whitespace": [pre_tokenizers.Whitespace()],
+        "bert": [pre_tokenizers.BertPreTokenizer()],
         # Newlines and tabs by themselves; no space is put before a text, so that what is decoded is what was encoded.
-        "metaspace": lambda: [
+        "metaspace": [
             pre_tokenizers.Split(Regex(r"[\r\n\t]+"), "isolated"),
             pre_tokenizers.Metaspace("▁", prepend_scheme="never"),
         ],
-    }[pre]()
+    }
+    split = splits[pre]
     if kind == "byte_level_bpe":
         by_gpt2 = pre == "gpt2"  # ByteLevel's own pattern is GPT-2's
         spelled = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=by_gpt2)
@@ -146,7 +147,7 @@ def _trainer(config: Config, special: list[Any]) -> Any:
     from tokenizers import pre_tokenizers, trainers
 
     kind, vocab_size = config.tokenizer.kind, config.tokenizer.vocab_size
-    common = {"vocab_size": vocab_size, "special_tokens": special, "show_progress": console.is_terminal}
+    common: dict[str, Any] = {"vocab_size": vocab_size, "special_tokens": special, "show_progress": console.is_terminal}
     # Rare characters would fill a small vocabulary: they may have half of it.
     alphabet = max(1, (vocab_size - len(special)) // 2)
     if kind == "byte_level_bpe":

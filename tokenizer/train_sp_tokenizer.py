@@ -91,7 +91,10 @@ def train(config: Config, text: Any) -> dict[str, bytes]:
     for role in ("unk", "bos", "eos", "pad"):
         if role in roles and roles[role] not in own.values():
             own[role] = roles[role]
-    ids = {f"{role}_id": list(own).index(role) if role in own else -1 for role in ("unk", "bos", "eos", "pad")}
+    named: dict[str, Any] = {
+        f"{role}_id": list(own).index(role) if role in own else -1 for role in ("unk", "bos", "eos", "pad")
+    }
+    named |= {f"{role}_piece": piece for role, piece in own.items()}
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -113,8 +116,7 @@ def train(config: Config, text: Any) -> dict[str, bytes]:
             max_sentence_length=1 << 20,  # longer ones would be left out in silence; pieces are shorter than that
             num_threads=16,  # on any machine: sums, and so the model, depend on it
             minloglevel=2,
-            **ids,
-            **{f"{role}_piece": s for role, s in own.items()},
+            **named,
         )
     except RuntimeError as problem:
         raise UserError(f"SentencePiece cannot train this tokenizer: {_readable(problem)}") from problem
@@ -147,7 +149,7 @@ def _rounded(model: bytes) -> bytes:
     """The model with its scores rounded to whole steps."""
     from sentencepiece import sentencepiece_model_pb2
 
-    proto = sentencepiece_model_pb2.ModelProto()
+    proto: Any = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]  # made at run time
     proto.ParseFromString(model)
     for piece in proto.pieces:
         piece.score = round(piece.score * SCORE_STEPS) / SCORE_STEPS
