@@ -337,6 +337,10 @@ def test_the_doors(book: Path, tmp_path: Path, run_script: RunScript, script: st
     assert second.returncode == 0 and "nothing to do" in second.stdout
     changed = run_script([*door, "tokenizer.vocab_size=700"])
     assert changed.returncode == 2 and "vocab_size: 600 there, 700 in the config" in changed.stderr
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"text": "good"}\n{"txt": "bad"}\n')
+    stopped = run_script([*door, f"dataset.train_path={bad}"])
+    assert stopped.returncode == 2 and stopped.stderr.startswith(f"error: {bad}:2: no such field")
     assert run_script([*door, "--restart"]).returncode == 0
     assert {file.name: file.read_bytes() for file in directory.iterdir() if file.name != "manifest.json"} == {
         name: content for name, content in before.items() if name != "manifest.json"

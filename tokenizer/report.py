@@ -74,7 +74,7 @@ def held_out_texts(config: Config) -> list[str]:
 
 
 def _held_out(config: Config) -> tuple[str, list[str]]:
-    """(what it is, texts) of a validation set or the test set; where there is neither, of the training split."""
+    """(what it is, texts) of a validation set or the test set; where there is neither, of the text trained on."""
     for split in [*(name for name in splits(config) if name != "train"), "train"]:
         if not has_split(config, split):
             continue
@@ -83,7 +83,7 @@ def _held_out(config: Config) -> tuple[str, list[str]]:
         except UserError:  # a split that turns out to be empty is another stage's business
             continue
         if texts:
-            return ("held-out" if split != "train" else "training (none is held out)"), texts
+            return ("held-out" if split != "train" else "training"), texts
     return "held-out", []
 
 

@@ -11,6 +11,7 @@ import io
 import json
 import re
 import time
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from configs.command_line import again, run_stage
@@ -96,9 +97,10 @@ def train(config: Config, text: Any) -> dict[str, bytes]:
     }
     named |= {f"{role}_piece": piece for role, piece in own.items()}
     model = io.BytesIO()
+    raised: list[Exception] = []
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(text),
+            sentence_iterator=_remembering(text, raised),
             model_writer=model,
             model_type=settings.kind,
             vocab_size=settings.vocab_size,
@@ -119,6 +121,8 @@ def train(config: Config, text: Any) -> dict[str, bytes]:
             **named,
         )
     except RuntimeError as problem:
+        if raised:  # the library makes text of what the iterator raises
+            raise raised[0] from None
         raise UserError(f"SentencePiece cannot train this tokenizer: {_readable(problem)}") from problem
     specials = {role: piece for role, piece in roles.items() if role not in own}
     return {
@@ -126,6 +130,14 @@ def train(config: Config, text: Any) -> dict[str, bytes]:
         SPECIALS: (json.dumps(specials, indent=2, ensure_ascii=False) + "\n").encode(),
         "chat_template.jinja": chat.TEMPLATE.encode(),
     }
+
+
+def _remembering(text: Iterable[str], raised: list[Exception]) -> Iterator[str]:
+    try:
+        yield from text
+    except Exception as problem:
+        raised.append(problem)
+        raise
 
 
 def convert(config: Config, tokenizer: Any) -> tuple[dict[str, bytes], str]:
