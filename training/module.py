@@ -52,6 +52,10 @@ class TrainingModule(L.LightningModule):
         """Nats, scored targets and correct ones of one batch."""
         return self.model.loss(model_inputs(batch))
 
+    def logits_of(self, batch: Batch) -> Tensor:
+        """-> (B, T, V)"""
+        return self.model.logits(model_inputs(batch))
+
     def begin_step(self, microbatches: list[Batch]) -> tuple[int, Tensor]:
         """Seeds dropout, from (seed, step, rank) alone, so that a resumed run need not know what was drawn before.
 

@@ -8,7 +8,6 @@ import pytorch_lightning as L
 import torch
 from torch import Tensor
 
-from training.measures import model_inputs
 from training.module import TrainingModule
 
 
@@ -45,9 +44,9 @@ class Samples(L.Callback):
         """Rank 0 looks at its first batch."""
         if index or not self.count or not trainer.is_global_zero:
             return
-        few = {name: rows[: self.count] for name, rows in model_inputs(batch).items()}
+        few = {name: rows[: self.count] for name, rows in batch.items()}
         with torch.no_grad(), trainer.precision_plugin.forward_context():
-            said = training.model.logits(few).argmax(-1)
+            said = training.logits_of(few).argmax(-1)
         lines = [
             {"step": training.steps, "set": self.names[dataloader_idx], **sample}
             for sample in readable(few, said, self.tokenizer)
