@@ -10,13 +10,15 @@ What happens at each step is in model.py; what at a step's end, in training/step
 
 import argparse
 import os
+import shlex
 import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from configs.command_line import run_stage
+from configs.command_line import again, run_stage
 from configs.places import REPOSITORY, run_dir, validation_names
 from configs.schema import Config
+from utils.files import shown
 from utils.messages import amount, duration, info, is_first_rank, table
 from utils.run_directory import RunDirectory, read_metrics
 
@@ -48,8 +50,8 @@ def main(config: Config, flags: argparse.Namespace) -> int:
         if code:
             return code
     else:
-        info(f"{run.path} is finished; --restart begins anew")
-    return evaluate() if flags.evaluate and is_first_rank() else 0
+        info(f"{shown(run.path)} is finished; --restart begins anew")
+    return evaluate(again(flags)) if flags.evaluate and is_first_rank() else 0
 
 
 def train(config: Config, run: RunDirectory, flags: argparse.Namespace) -> int:
@@ -86,7 +88,7 @@ def train(config: Config, run: RunDirectory, flags: argparse.Namespace) -> int:
         started_by_lightning = trainer.strategy.launcher is not None and not is_first_rank()
         return 0 if started_by_lightning else 128 + stopped.signum
     if is_first_rank():
-        finish(config, run, training, data, tokenizer, recorder, flags.config)
+        finish(config, run, training, data, tokenizer, recorder, again(flags))
     return 0
 
 
@@ -151,7 +153,7 @@ def finish(
     data: "LanguageModelData",
     tokenizer: "Tokenizer",
     recorder: "Recorder",
-    config_file: str,
+    typed: str,
 ) -> None:
     """Curves, the exported model, and the table that a run ends with."""
     from training import checkpoints
@@ -169,7 +171,7 @@ def finish(
         monitored = config.checkpoints.monitor or f"{validation_names(config)[0]}/loss"
         rows.append(("best", f"{monitored} {record['monitor']:.4f} at step {record['step']}"))
     if config.checkpoints.export != "none":
-        which = config.checkpoints.export if record else "last"
+        which = config.checkpoints.export if checkpoints.listed(run.checkpoints, "best") else "last"
         path = checkpoints.find(run.checkpoints, which)
         checkpoints.load_weights(training.model, path)
         sample = next(iter(data.val_dataloader()[0]))["input_ids"]
@@ -180,13 +182,13 @@ def finish(
         }
         exported = export(training.model, tokenizer, config, run.model, sample, measures)
         what = f"{exported.what} ({which} weights, step {step})"
-        rows.append(("model", "\n".join((str(exported.directory), what, exported.how_to_load, *exported.notes))))
-    rows += [("curves", str(run.pictures / "curves.png")), ("measures", str(run.metrics))]
+        rows.append(("model", "\n".join((shown(exported.directory), what, exported.how_to_load, *exported.notes))))
+    rows += [("curves", shown(run.pictures / "curves.png")), ("measures", shown(run.metrics))]
     run.mark_finished()
     table(
         f"{config.name} is trained",
         rows,
-        [f"python {door} {config_file}" for door in ("inference.py", "generation.py")],
+        [f"python {door} {typed}" for door in ("inference.py", "generation.py")],
     )
 
 
@@ -205,11 +207,11 @@ def debug(config: Config) -> None:
     looking.overfit(make_trainer(config, hardware, [watch]), training, watch, microbatches)
 
 
-def evaluate() -> int:
+def evaluate(typed: str) -> int:
     """inference.py, alone and in a process of its own, with the same config. -> its exit code"""
-    arguments = [word for word in sys.argv[1:] if word.lstrip("-") not in FLAGS]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(RANK_VARIABLES)}
-    return subprocess.run([sys.executable, str(REPOSITORY / "inference.py"), *arguments], env=environment).returncode
+    command = [sys.executable, str(REPOSITORY / "inference.py"), *shlex.split(typed)]
+    return subprocess.run(command, env=environment).returncode
 
 
 if __name__ == "__main__":
