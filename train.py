@@ -175,8 +175,9 @@ def finish(
         path = checkpoints.find(run.checkpoints, which)
         checkpoints.load_weights(training.model, path)
         sample = next(iter(data.val_dataloader()[0]))["input_ids"]
-        step = checkpoints.read_state(path)["step"]
-        losses = next((entry for entry in training.history if entry["step"] == step), {})
+        state = checkpoints.read_state(path)
+        step = state["step"]
+        losses = next((entry for entry in state["history"] if entry["step"] == step), {})
         measures = {"step": step} | {
             f"{name} loss": losses[name] for name in validation_names(config) if name in losses
         }

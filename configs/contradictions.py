@@ -50,10 +50,12 @@ OWNED_BY_LIFTOFF = {
     "use_distributed_sampler": "nothing; the order of the data is Liftoff's own",
     "reload_dataloaders_every_n_epochs": "nothing; batches follow from the step alone",
     "barebones": "nothing; Liftoff's own loop is lean",
+    "enable_model_summary": "nothing; a run begins with its own table, and --debug shows the layers",
+    "enable_autolog_hparams": "nothing; loggers are given the whole config",
+    "inference_mode": "nothing; a model could keep tensors of a validation that no backward pass can use",
 }
 OPEN_TO_THE_USER = (
-    "benchmark", "deterministic", "detect_anomaly", "enable_autolog_hparams", "enable_model_summary", "inference_mode",
-    "model_registry", "plugins", "profiler", "sync_batchnorm",
+    "benchmark", "deterministic", "detect_anomaly", "model_registry", "plugins", "profiler", "sync_batchnorm",
 )  # fmt: skip
 # Callbacks that do what Liftoff does itself -> what to use instead.
 OWNED_CALLBACKS = {

@@ -123,7 +123,7 @@ def one_device(config: Config) -> Hardware:
 
 def run_test(config: Config, data: Any, training: Any) -> dict[str, float]:
     """Runs test_step over the test set. -> what an edited one has logged beside the loss"""
-    # Arguments for Lightning's Trainer are for training: strategies, profilers, limits.
+    # Arguments for Lightning's Trainer are for training: a profiler, for example.
     plain = config.model_copy(update={"trainer": config.trainer.model_copy(update={"lightning": {}})})
     trainer = make_trainer(plain, one_device(config), [])
     with progress(f"scoring {config.inference.split}", unit="batches") as bar:

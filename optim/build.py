@@ -4,7 +4,6 @@ import inspect
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn

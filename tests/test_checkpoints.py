@@ -81,8 +81,16 @@ def test_the_newest_are_kept(tmp_path: Path) -> None:
     for step in (1, 2, 10, 9):
         write(tmp_path, step)
     write(tmp_path, 3, kind="best")
-    checkpoints.keep_newest(tmp_path, "step", 2)
+    checkpoints.keep_newest(tmp_path / "step-00000010", 2)
     assert sorted(os.listdir(tmp_path)) == ["best-00000003", "step-00000009", "step-00000010"]
+
+
+def test_what_a_killed_life_left_of_later_steps_gives_way(tmp_path: Path) -> None:
+    """On a GPU, or another number of devices, step 20 may not be the best this time."""
+    for step in (12, 20):
+        write(tmp_path, step, kind="best")
+    checkpoints.keep_newest(tmp_path / "best-00000012", 1)
+    assert os.listdir(tmp_path) == ["best-00000012"]
 
 
 def test_any_state_of_an_optimizer_can_be_kept() -> None:

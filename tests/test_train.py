@@ -1,11 +1,12 @@
 """What happens at a step's end, in its order; how long a run is; and what of Lightning may be set."""
 
-import inspect
 import json
 import math
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from signal import SIGUSR1
 
 import pytest
 import pytorch_lightning as L
@@ -15,10 +16,11 @@ from configs.schema import Trainer
 from models.interface import Loss
 from tests.stand_ins import TinyData, TinyModel, TinyRun, TinyTokenizer, tiny_config
 from training import checkpoints, history
-from training.launch import OWNED, check_lightning, user_callbacks
+from training.launch import user_callbacks
 from training.length import batch_arithmetic, length_of, seconds_of
 from training.precision import Hardware, fast_at_bf16, hardware
 from training.samples import Samples
+from training.signals import Stopped
 from utils.messages import UserError
 
 
@@ -143,6 +145,15 @@ def test_max_time_ends_a_run_properly(tmp_path: Path) -> None:
     assert 2 <= steps <= 5 and run.training.history[-1]["step"] == steps and run.step_end.finished
 
 
+def test_a_run_whose_time_was_up_when_it_was_stopped_is_validated_at_its_end(tmp_path: Path) -> None:
+    stop = L.Callback()
+    stop.on_train_batch_start = lambda trainer, training, *_: training.steps == 5 and os.kill(os.getpid(), SIGUSR1)
+    with pytest.raises(Stopped):
+        TinyRun(tmp_path, tiny_config(), callbacks=[stop]).fit()
+    again = TinyRun(tmp_path, tiny_config({"max_time": "00:00:00:00"})).fit()
+    assert again.step_end.finished and [entry["step"] for entry in again.training.history] == [4, 6]
+
+
 class StopAt(L.Callback):
     def __init__(self, step: int) -> None:
         self.step = step
@@ -176,13 +187,10 @@ def test_callbacks_are_checked(callback: object, said: str) -> None:
         user_callbacks(tiny_config({"callbacks": [callback]}))
 
 
-def test_arguments_of_lightning_are_passed_or_refused_by_name() -> None:
-    check_lightning({"profiler": "simple", "deterministic": True})
-    with pytest.raises(UserError, match="set trainer.clip instead"):
-        check_lightning({"gradient_clip_val": 1.0})
-    with pytest.raises(UserError, match="did you mean 'profiler'"):
-        check_lightning({"profler": 1})
-    assert set(OWNED) <= set(inspect.signature(L.Trainer.__init__).parameters), "Lightning has renamed an argument"
+def test_arguments_of_lightning_are_passed(tmp_path: Path) -> None:
+    """Those that are Liftoff's own are refused with the config: tests/test_config.py."""
+    run = TinyRun(tmp_path, tiny_config({"lightning": {"profiler": "simple", "detect_anomaly": True}}))
+    assert isinstance(run.trainer.profiler, L.profilers.SimpleProfiler) and run.trainer._detect_anomaly
 
 
 def test_samples_of_every_validation_are_written(tmp_path: Path) -> None:

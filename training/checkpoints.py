@@ -190,9 +190,14 @@ def unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     return items if kind == "list" else tuple(items)
 
 
-def keep_newest(folder: Path, kind: str, count: int) -> None:
-    """Removes the older ones. Call it only after a new one is whole."""
-    for path in listed(folder, kind)[count:]:
+def keep_newest(written: Path, count: int) -> None:
+    """Removes all of its kind but the last `count` up to this one. Call it only after it is whole.
+
+    Those of later steps are broken, or best weights of a life that was killed: they may never come again.
+    """
+    others = [path for path in listed(written.parent, written.name.partition("-")[0]) if path != written]
+    earlier = [path for path in others if path.name < written.name]
+    for path in set(others) - set(earlier[: count - 1]):
         trash = path.with_name(f".{path.name}.trash")
         path.rename(trash)  # at once, so that a kill leaves no half of a checkpoint under its name
         shutil.rmtree(trash, ignore_errors=True)

@@ -1,70 +1,30 @@
 """Settings -> the Lightning Trainer that runs the step of model.py, and nothing of Lightning's beside it."""
 
-import inspect
 import logging
 import warnings
-from typing import Any
 
 import pytorch_lightning as L
 
 from configs.schema import Config
 from training.precision import Hardware, LossScaling
-from utils.imports import accepts, check_arguments, did_you_mean, import_object
+from utils.imports import accepts, check_arguments, import_object
 from utils.messages import UserError
-
-# Arguments of the Trainer that Liftoff sets itself, and where the same is said in a config.
-OWNED = {
-    "accelerator": "trainer.accelerator",
-    "devices": "trainer.devices",
-    "num_nodes": "trainer.num_nodes",
-    "precision": "trainer.precision",
-    "max_steps": "trainer.max_steps",
-    "max_epochs": "trainer.max_epochs",
-    "min_steps": None,
-    "min_epochs": None,
-    "max_time": "trainer.max_time",
-    "gradient_clip_val": "trainer.clip",
-    "gradient_clip_algorithm": "trainer.clip",
-    "accumulate_grad_batches": "trainer.micro_batch_size",
-    "val_check_interval": "trainer.validate_every",
-    "check_val_every_n_epoch": "trainer.validate_every",
-    "limit_val_batches": "trainer.validation_windows",
-    "limit_train_batches": "trainer.max_steps",
-    "limit_test_batches": "inference.max_samples",
-    "limit_predict_batches": None,
-    "overfit_batches": "--debug",
-    "fast_dev_run": "--debug",
-    "num_sanity_val_steps": "trainer.validate_at_start",
-    "logger": "logging",
-    "log_every_n_steps": "logging.every",
-    "enable_progress_bar": "logging",
-    "enable_model_summary": None,
-    "enable_autolog_hparams": None,
-    "enable_checkpointing": "checkpoints",
-    "callbacks": "trainer.callbacks",
-    "default_root_dir": "paths.runs",
-    "use_distributed_sampler": None,
-    "reload_dataloaders_every_n_epochs": None,
-    "inference_mode": None,
-    "barebones": None,
-}
 
 
 def make_trainer(config: Config, hardware: Hardware, callbacks: list[L.Callback]) -> L.Trainer:
     """callbacks: Liftoff's own; those of the config come before them.
 
     Raises:
-        UserError: an argument that Liftoff owns, or that the Trainer does not take
+        UserError: what Lightning refuses, or a callback that cannot be had
     """
     _quieten()
-    others = dict(config.trainer.lightning)
-    check_lightning(others)
+    others = dict(config.trainer.lightning)  # none that is set here: configs/contradictions.py has seen to that
     if hardware.precision == "16-mixed":
         others["plugins"] = [LossScaling(hardware.device_type), *others.get("plugins", [])]
     else:
         others["precision"] = hardware.precision
     if hardware.ranks > 1:
-        others.setdefault("strategy", "ddp")
+        others["strategy"] = "ddp"
     try:
         return L.Trainer(
             accelerator=hardware.accelerator,
@@ -90,21 +50,6 @@ def make_trainer(config: Config, hardware: Hardware, callbacks: list[L.Callback]
         )
     except (TypeError, ValueError, L.utilities.exceptions.MisconfigurationException) as error:
         raise UserError(f"trainer: Lightning refuses: {error}") from error
-
-
-def check_lightning(arguments: dict[str, Any]) -> None:
-    """Of `trainer.lightning`.
-
-    Raises:
-        UserError: an argument that is owned, or unknown
-    """
-    takes = set(inspect.signature(L.Trainer.__init__).parameters) - {"self"}
-    for name in arguments:
-        if name in OWNED:
-            instead = f"set {OWNED[name]} instead" if OWNED[name] else "it cannot be changed"
-            raise UserError(f"trainer.lightning.{name} is Liftoff's own; {instead}")
-        if name not in takes:
-            raise UserError(f"trainer.lightning: the Trainer takes no '{name}'{did_you_mean(name, takes - set(OWNED))}")
 
 
 def user_callbacks(config: Config) -> list[L.Callback]:

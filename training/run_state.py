@@ -88,8 +88,8 @@ class RunState:
 
     def _write(self, kind: str, training: TrainingModule, parts: dict[str, Any], state: dict[str, Any]) -> None:
         parts = {"model": checkpoints.model_tensors(training.model), **parts}
-        checkpoints.write(self.folder, checkpoints.name_of(kind, training.steps), parts, state)
-        checkpoints.keep_newest(self.folder, kind, self.keep_last if kind == "step" else 1)
+        written = checkpoints.write(self.folder, checkpoints.name_of(kind, training.steps), parts, state)
+        checkpoints.keep_newest(written, self.keep_last if kind == "step" else 1)
 
 
 def _set_lightning_counters(trainer: L.Trainer, step: int) -> None:

@@ -68,10 +68,13 @@ class StepEnd(L.Callback):
         if step == 0 and self.config.trainer.validate_at_start:
             if self.validate(trainer, training):
                 self.recorder.write_validation(training)
-        elif step and validation_is_due(step, self.total, every) and not validated_at(training.history, step):
-            self.validate_and_keep_best(trainer, training)
         asked, out_of_time, *_ = self.agreed(trainer)
-        self.end_or_go_on(trainer, training, int(asked), last=step >= self.total or bool(out_of_time))
+        last = step >= self.total or bool(out_of_time)
+        due = last or validation_is_due(step, self.total, every)
+        if step and due and not asked and not validated_at(training.history, step):
+            self.validate_and_keep_best(trainer, training)
+            asked, *_ = self.agreed(trainer)
+        self.end_or_go_on(trainer, training, int(asked), last)
 
     def on_train_batch_end(self, trainer: L.Trainer, training: TrainingModule, *_: Any) -> None:
         """The order above."""
