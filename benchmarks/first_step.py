@@ -3,7 +3,8 @@
     python benchmarks/first_step.py [--runs 5]
 
 The same shape of model (6 layers, width 384, windows of 256, 8 a step, vocabulary 8192), the same tokens, no validation
-before the first step in either. The two run in turn. Prints seconds and the ratio, and writes benchmarks/results/first_step.json.
+before the first step in either. The two run in turn. Prints seconds and the ratio, and writes
+benchmarks/results/first_step.json.
 """
 
 import argparse
@@ -24,7 +25,7 @@ paths: {{data: {folder}/data, runs: {folder}/runs}}
 dataset: {{source: synthetic, name: made, max_documents: 4000}}
 tokenizer: {{vocab_size: 8192}}
 data: {{max_seq_len: 256}}
-model: {{arguments: {{width: 384, depth: 6, heads: 6, feedforward_width: 1024, max_seq_len: 256}}, tie_embeddings: true}}
+model: {{arguments: {{width: 384, depth: 6, heads: 6, feedforward_width: 1024, max_seq_len: 256}}}}
 trainer: {{max_steps: 1, global_batch_size: 8, precision: 32-true, validate_at_start: false, validate_every: null}}
 checkpoints: {{every: null, export: none}}
 logging: {{every: 1, tensorboard: false, samples: 0}}

@@ -1,10 +1,10 @@
-"""Our Transformer trained by train.py beside Hugging Face's Llama in a bare PyTorch loop: the same losses, step by step.
+"""Our Transformer in train.py beside Hugging Face's Llama in a bare PyTorch loop: the same losses, step by step.
 
     python benchmarks/llama_parity.py CONFIG [--steps 200]
 
-CONFIG: a tokenised experiment with model.backbone models.transformer.Transformer in 32-true. The bare loop starts from the
-same weights and takes the windows in the same order; nothing else of Liftoff is in it. Prints the largest difference of
-the losses and both times, and writes benchmarks/results/llama_parity.json.
+CONFIG: a tokenised experiment with model.backbone models.transformer.Transformer. Both run in 32-true. The bare loop
+starts from the same weights and takes the windows in the same order; nothing else of Liftoff is in it. Prints the
+largest difference of the losses and both times, and writes benchmarks/results/llama_parity.json.
 """
 
 import argparse
@@ -24,8 +24,9 @@ def overrides_for(folder: str, steps: int) -> list[str]:
     """What both runs have in common, whatever the config says."""
     return [
         f"paths.runs={folder}", "name=parity", f"trainer.max_steps={steps}", "trainer.precision=32-true",
-        "trainer.validate_at_start=false", "trainer.validate_every=null", "trainer.validation_windows=8", "logging.every=1",
-        "logging.tensorboard=false", "logging.samples=0", "checkpoints.every=null", "checkpoints.export=none",
+        "trainer.validate_at_start=false", "trainer.validate_every=null", "trainer.validation_windows=8",
+        "logging.every=1", "logging.tensorboard=false", "logging.samples=0",
+        "checkpoints.every=null", "checkpoints.export=none",
     ]  # fmt: skip
 
 
@@ -44,7 +45,10 @@ def bare_loop(config_path: str, overrides: list[str], steps: int) -> tuple[list[
     config = load_config(config_path, overrides)
     tokenizer = Tokenizer.configured(config)
     ours = build_model(
-        **config.model.model_dump(), vocab_size=tokenizer.vocab_size, special_ids=special_ids(tokenizer), seed=config.seed
+        **config.model.model_dump(),
+        vocab_size=tokenizer.vocab_size,
+        special_ids=special_ids(tokenizer),
+        seed=config.seed,
     )
     backbone = ours.backbone
     theirs = LlamaForCausalLM(LlamaConfig(**config_of(backbone, tied=config.model.tie_embeddings)))
@@ -55,11 +59,18 @@ def bare_loop(config_path: str, overrides: list[str], steps: int) -> tuple[list[
     data.total_steps = steps
     embedding = theirs.get_input_embeddings().weight
     groups = [
-        {"params": [p for p in theirs.parameters() if p.ndim > 1 and p is not embedding], "weight_decay": config.optimizer.weight_decay},
+        {
+            "params": [p for p in theirs.parameters() if p.ndim > 1 and p is not embedding],
+            "weight_decay": config.optimizer.weight_decay,
+        },
         {"params": [p for p in theirs.parameters() if p.ndim <= 1 or p is embedding], "weight_decay": 0.0},
-    ]  # fmt: skip
+    ]
     optimizer = torch.optim.AdamW(groups, lr=config.optimizer.lr, fused=True, **config.optimizer.arguments)
-    warmup = round(config.schedule.warmup_ratio * steps) if config.schedule.warmup_steps is None else config.schedule.warmup_steps
+    warmup = (
+        round(config.schedule.warmup_ratio * steps)
+        if config.schedule.warmup_steps is None
+        else config.schedule.warmup_steps
+    )
     losses = []
     started = time.monotonic()
     for step, microbatches in enumerate(data.train_dataloader(), start=1):

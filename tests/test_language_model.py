@@ -76,9 +76,7 @@ def test_what_is_saved_is_loaded(tie: bool, tmp_path: Path) -> None:
 def test_weights_of_another_model_are_refused_by_name(tmp_path: Path) -> None:
     transformer(False).save(tmp_path)
     text = (tmp_path / "config.json").read_text()
-    (tmp_path / "config.json").write_text(
-        text.replace('"width": 32', '"width": 64')
-    )
+    (tmp_path / "config.json").write_text(text.replace('"width": 32', '"width": 64'))
     with pytest.raises(ValueError, match=r"backbone\.embedding\.weight of shape \(128, 32\) for \(128, 64\)"):
         LanguageModel.load(tmp_path)
     (tmp_path / "config.json").write_text(text.replace('"depth": 2', '"depth": 1'))

@@ -63,7 +63,10 @@ CONFIG_MISTAKES = {
     "unknown key": (["trainer.max_step=3"], ["max_step", "max_steps"]),
     "wrong type": (["trainer.max_steps=many"], ["trainer.max_steps", "whole number"]),
     "two contradicting keys": (["trainer.max_steps=3", "trainer.max_epochs=1"], ["max_steps", "max_epochs"]),
-    "a batch that does not divide": (["trainer.global_batch_size=6", "trainer.micro_batch_size=4"], ["global_batch_size"]),
+    "a batch that does not divide": (
+        ["trainer.global_batch_size=6", "trainer.micro_batch_size=4"],
+        ["global_batch_size"],
+    ),
 }
 
 
@@ -75,7 +78,14 @@ def test_mistakes_in_the_config(mistake: str, prepared: Path, run_script: Run) -
 
 def test_missing_file(prepared: Path, run_script: Run) -> None:
     refused(run_script(["train.py", str(prepared / "yours.yaml")]), "yours.yaml")
-    done = run_script(["tokenize_data.py", str(prepared / "mine.yaml"), "dataset.path=nowhere.txt", "tokenize.path=" + str(prepared / "t1")])
+    done = run_script(
+        [
+            "tokenize_data.py",
+            str(prepared / "mine.yaml"),
+            "dataset.path=nowhere.txt",
+            "tokenize.path=" + str(prepared / "t1"),
+        ]
+    )
     refused(done, "nowhere.txt")
 
 
@@ -88,7 +98,11 @@ def test_empty_dataset(prepared: Path, run_script: Run) -> None:
 
 def test_field_that_is_not_in_the_data(prepared: Path, run_script: Run) -> None:
     (prepared / "rows.jsonl").write_text("".join(json.dumps({"body": f"text {i}"}) + "\n" for i in range(50)))
-    overrides = [f"dataset.path={prepared}/rows.jsonl", "dataset.fields={text: txet}", f"tokenize.path={prepared}/fields"]
+    overrides = [
+        f"dataset.path={prepared}/rows.jsonl",
+        "dataset.fields={text: txet}",
+        f"tokenize.path={prepared}/fields",
+    ]
     refused(run_script(["tokenize_data.py", str(prepared / "mine.yaml"), *overrides]), "txet", "body", "rows.jsonl:1")
 
 
@@ -96,13 +110,19 @@ def test_tokenizer_that_is_not_the_shards(prepared: Path, run_script: Run) -> No
     config = str(prepared / "mine.yaml")
     data = ["tokenizer.vocab_size=280", f"paths.data={prepared}/other"]
     assert run_script(["-m", "tokenizer.train_hf_tokenizer", config, *data]).returncode == 0
-    overrides = [f"tokenizer.path={prepared}/other/counting/tokenizer", f"tokenize.path={prepared}/data/counting/tokens"]
+    overrides = [
+        f"tokenizer.path={prepared}/other/counting/tokenizer",
+        f"tokenize.path={prepared}/data/counting/tokens",
+    ]
     refused(run_script(["train.py", config, "name=other", *overrides]), "tokenizer")
     assert not (prepared / "runs/other").exists()
 
 
 def test_vocabulary_too_small(prepared: Path, run_script: Run) -> None:
-    overrides = ["model={huggingface: AutoModelForCausalLM}", "model.arguments={model_type: llama, vocab_size: 64, hidden_size: 16}"]
+    overrides = [
+        "model={huggingface: AutoModelForCausalLM}",
+        "model.arguments={model_type: llama, vocab_size: 64, hidden_size: 16}",
+    ]
     done = run_script(["train.py", str(prepared / "mine.yaml"), "name=small", *overrides])
     refused(done, "vocab_size")
     assert not (prepared / "runs/small").exists()
@@ -173,7 +193,9 @@ def can_mount() -> bool:
 
 
 @pytest.mark.skipif(not can_mount(), reason="needs a file system of its own (user namespaces)")
-@pytest.mark.parametrize(("options", "says"), [("size=16k", "space"), ("ro", "ead-only")], ids=["full disk", "unwritable"])
+@pytest.mark.parametrize(
+    ("options", "says"), [("size=16k", "space"), ("ro", "ead-only")], ids=["full disk", "unwritable"]
+)
 def test_full_disk_and_unwritable_folder(options: str, says: str, prepared: Path, repo: Path, run_script: Run) -> None:
     place = prepared / "disk"
     place.mkdir(exist_ok=True)

@@ -9,7 +9,10 @@ import os
 import sys
 import time
 
-STARTED = time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - float(open("/proc/self/stat").read().split()[21]) / os.sysconf("SC_CLK_TCK"))
+STARTED = time.time() - (
+    time.clock_gettime(time.CLOCK_BOOTTIME)
+    - float(open("/proc/self/stat").read().split()[21]) / os.sysconf("SC_CLK_TCK")
+)
 
 import numpy as np  # noqa: E402
 import pytorch_lightning as L  # noqa: E402
@@ -58,5 +61,7 @@ class Training(L.LightningModule):
 if __name__ == "__main__":
     steps = int(sys.argv[2]) if len(sys.argv) > 2 else 1
     loader = torch.utils.data.DataLoader(Windows(sys.argv[1]), batch_size=BATCH, shuffle=True)
-    trainer = L.Trainer(accelerator="cpu", max_steps=steps, logger=False, enable_checkpointing=False, enable_model_summary=False)
+    trainer = L.Trainer(
+        accelerator="cpu", max_steps=steps, logger=False, enable_checkpointing=False, enable_model_summary=False
+    )
     trainer.fit(Training(), loader)
