@@ -9,7 +9,7 @@ many processes made them.
 
 from argparse import Namespace
 
-from configs.command_line import run_stage
+from configs.command_line import again, run_stage
 from configs.schema import Config
 
 
@@ -22,7 +22,7 @@ def main(config: Config, flags: Namespace) -> None:
     if flags.verify:
         report_verified(config)
     else:
-        report(tokenise(config, Tokenizer.configured(config), restart=flags.restart), flags.config)
+        report(tokenise(config, Tokenizer.configured(config), restart=flags.restart), again(flags))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from configs.schema import Config, Named, Section
+from configs.schema import Config, Section
 from utils.yaml_text import KeyPath, dotted
 
 # What the same thing is called elsewhere, where spelling alone would not find it.
@@ -176,8 +176,3 @@ def shown(value: Any, written: str = "") -> str:
     if isinstance(value, (int, float)):
         return written or str(value)
     return repr(value)
-
-
-def has_arguments(section: type[Section]) -> bool:
-    """Whether keys that the schema lacks are arguments of the code that the section names."""
-    return issubclass(section, Named)

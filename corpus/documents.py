@@ -6,6 +6,7 @@ Rows that give no document are counted with their place, and stop the stage or a
 """
 
 import itertools
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from utils.imports import check_arguments, import_object
 from utils.messages import UserError
 
 RAW_FORMAT = 1  # of the raw folder and its manifest
+DOWNLOAD = "python -m data_setup.download_dataset CONFIG"  # what makes it
 
 
 @dataclass(slots=True)
@@ -211,9 +213,7 @@ def _rows(config: Config, split: str) -> Iterator[Row]:
         for entry in _raw_manifest(config)["splits"][split]["files"]:
             path = raw_dir(config) / entry["name"]
             if not path.is_file() or path.stat().st_size != entry["bytes"]:
-                raise UserError(
-                    f"{shown(path)} is not what its manifest says; make it again with {_command(config)} --restart"
-                )
+                raise UserError(f"{shown(path)} is not what its manifest says; make it again with {DOWNLOAD} --restart")
             yield from reading.rows_of(path, "file", longest)
     elif dataset.source == "synthetic":
         check_arguments(synthetic.documents, dataset.arguments, "dataset.arguments", ("split", "kind"))
@@ -286,7 +286,7 @@ def _raw_manifest(config: Config) -> dict[str, Any]:
     folder = raw_dir(config)
     path = folder / "manifest.json"
     if not path.is_file():
-        raise UserError(f"no raw text in {shown(folder)}; make it with {_command(config)}")
+        raise UserError(f"no raw text in {shown(folder)}; make it with {DOWNLOAD}")
     manifest = read_json(path)
     differing = differences(manifest.get("settings", {}), raw_settings(config))
     if manifest.get("format_version") != RAW_FORMAT:
@@ -294,21 +294,24 @@ def _raw_manifest(config: Config) -> dict[str, Any]:
     if differing:
         raise UserError(
             f"the raw text in {shown(folder)} was made with other settings: {'; '.join(differing)}. Make it again with "
-            f"{_command(config)} --restart, or choose another place with dataset.raw_path"
+            f"{DOWNLOAD} --restart, or choose another place with dataset.raw_path"
         )
     return manifest
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """["key: 1 there, 2 in the config", …] of two groups of settings."""
+    """["key: 1 there, 2 in the config", …] of two groups of settings; of hashes only their beginnings."""
+
+    def said(value: Any) -> str:
+        is_hash = isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value)
+        return f"{value[:12]}…" if is_hash else repr(value)
+
     keys = itertools.chain(old, (key for key in new if key not in old))
     return [
-        f"{key}: {old.get(key)!r} there, {new.get(key)!r} in the config" for key in keys if old.get(key) != new.get(key)
+        f"{key}: {said(old.get(key))} there, {said(new.get(key))} in the config"
+        for key in keys
+        if old.get(key) != new.get(key)
     ]
-
-
-def _command(config: Config) -> str:
-    return "python -m data_setup.download_dataset CONFIG"
 
 
 def _nothing(config: Config, split: str, rows: int, on_bad: BadDocuments) -> str:

@@ -8,8 +8,11 @@ from utils.files import shown
 from utils.messages import UserError, amount, duration, histogram, info, size, table
 
 
-def report(made: list[Made], config_path: str) -> None:
-    """Prints a table of all splits: documents, tokens, bytes per token, speed, what was skipped, lengths."""
+def report(made: list[Made], typed: str) -> None:
+    """Prints a table of all splits: documents, tokens, bytes per token, speed, what was skipped, lengths.
+
+    typed: the config and what was overridden, for the next command.
+    """
     rows = []
     for one in made:
         manifest = one.manifest
@@ -33,13 +36,13 @@ def report(made: list[Made], config_path: str) -> None:
         rows.append(
             ("", f"skipped: {skipped or 'none'}" + (f"; empty: {manifest['empty']:,}" if manifest["empty"] else ""))
         )
-        rows += [("", text) for name, text in one.bad.rows() if name.startswith("skipped")]
+        rows += [("", place) for places in one.bad.places.values() for place in places]
         rows.append(("", f"{shown(one.folder)} ({files} {'shard' if files == 1 else 'shards'}, {size(of_disk)})"))
     if made:
         rows.append(
             (f"lengths, {made[0].split}", histogram(lengths_of(made[0].folder, made[0].manifest), unit="tokens"))
         )
-    table("Token shards", rows, [f"python train.py {config_path}"])
+    table("Token shards", rows, [f"python train.py {typed}"])
 
 
 def _is_expected(config: Config, split: str) -> bool:

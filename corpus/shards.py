@@ -7,7 +7,7 @@ within the document) and `scored_offsets`; for pairs `target_tokens` and `target
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -177,10 +177,10 @@ class ShardWriter:
 
     def __init__(
         self, directory: Path, part: int, dtype: np.dtype, shard_tokens: int, about: dict[str, Any],
-        finished: Iterable[ShardRecord] = (), on_finish: Callable[[ShardRecord], None] | None = None,
+        finished: Iterable[ShardRecord] = (),
     ) -> None:  # fmt: skip
         """shard_tokens: at most, both sides counted, unless one document alone has more. about: goes into every header.
-        finished: shards of this part that are there already. on_finish: told of each new shard."""
+        finished: shards of this part that are there already."""
         self.directory, self.part, self.dtype, self.shard_tokens, self.about = (
             directory,
             part,
@@ -189,7 +189,6 @@ class ShardWriter:
             about,
         )
         self.records = list(finished)
-        self.on_finish = on_finish
         self.pieces: list[Tokens] = []
         self.filled = 0
         self.skipped: list[tuple[int, str]] = []
@@ -249,8 +248,6 @@ class ShardWriter:
         record.sha256, record.size = write_tensors(self.directory / record.file, tensors, {**self.about, "shard": own})
         self.records.append(record)
         self.pieces, self.filled = [], 0
-        if self.on_finish:
-            self.on_finish(record)
 
     def _tensors(self) -> dict[str, list[np.ndarray]]:
         pieces = self.pieces

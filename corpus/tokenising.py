@@ -144,7 +144,8 @@ def _begin(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
 
     Raises UserError where the folder was made with other settings, or holds shards of nobody knows what."""
     noted = folder / SETTINGS
-    if noted.exists():
+    is_begun = (folder / MANIFEST).exists() or any(folder.glob("part-*.safetensors"))
+    if noted.exists() and is_begun:  # without a shard the note binds nobody: the first document may have been bad
         differing = differences(read_json(noted), settings)
         if differing:
             raise UserError(
@@ -153,7 +154,7 @@ def _begin(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
             )
         if (folder / MANIFEST).exists():
             return read_manifest(folder / MANIFEST)
-    elif (folder / MANIFEST).exists() or any(folder.glob("part-*.safetensors")):
+    elif is_begun:
         raise UserError(
             f"{shown(folder)} holds shards but no {SETTINGS} that says how they were made; choose another "
             "tokenize.path, or make it again with --restart, which moves the old one aside"
