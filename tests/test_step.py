@@ -142,7 +142,7 @@ class Poisoned(TinyModel):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(tmp_path: Path) -> None:
-    run = TinyRun(tmp_path, tiny_config(), model=Poisoned())
+    run = TinyRun(tmp_path, tiny_config(logging={"every": 50}), model=Poisoned())
     with pytest.raises(UserError, match=r"not finite at step 6 \(windows 40 to 47.*learning rate"):
         run.fit()
     assert sorted(path.name for path in (tmp_path / "checkpoints").glob("step-*")) == ["step-00000003"]

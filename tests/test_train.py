@@ -34,7 +34,7 @@ def test_a_length_is_converted_into_every_unit() -> None:
     assert (epochs.steps, epochs.windows, epochs.tokens) == (8, 64, 1920)
     assert length_of(trainer_settings(max_tokens=960, global_batch_size=8), 30, 900).steps == 4
     assert length_of(trainer_settings(max_steps=15, global_batch_size=8), 30, 900).epochs == 4.0
-    assert length_of(trainer_settings(max_epochs=0.1, global_batch_size=1), 30, 900).steps == 3  # not 4, by rounding
+    assert length_of(trainer_settings(max_epochs=1.1, global_batch_size=1), 50, 90).steps == 55  # 1.1 * 50 > 55
     assert seconds_of("01:02:03:04") == 86400 + 7200 + 180 + 4
     with pytest.raises(UserError, match="DD:HH:MM:SS"):
         seconds_of("8h")
@@ -163,7 +163,11 @@ class StopAt(L.Callback):
 
 
 def test_a_callback_may_end_a_run_and_watch_a_metric(tmp_path: Path) -> None:
-    run = TinyRun(tmp_path, tiny_config(), callbacks=[StopAt(5)]).fit()
+    validations = []
+    count = L.Callback()
+    count.on_validation_start = lambda _, training: validations.append(training.steps)
+    run = TinyRun(tmp_path, tiny_config(), callbacks=[count, StopAt(5)]).fit()
+    assert validations == [0, 4, 5], "Lightning would validate once more before it stops"
     assert run.training.steps == 5 and [entry["step"] for entry in run.training.history] == [4, 5]
     impatient = {"name": "pytorch_lightning.callbacks.EarlyStopping", "monitor": "validation/loss", "patience": 1}
     config = tiny_config({"max_steps": 40, "validate_every": 2, "callbacks": [impatient]}, optimizer={"lr": 3.0})
@@ -236,6 +240,9 @@ def test_float16_clips_what_it_has_unscaled_and_skips_what_overflows(tmp_path: P
     lines = run.lines()
     assert lines["train", 12, None]["overflows"] == 3 and run.training.steps == 12
     assert lines["train", 12, None]["loss_scale"] == 65536.0 / 8 and lines["train", 4, None]["grad_norm"] is None
+    TinyRun(tmp_path / "short", config, model=Overflowing(), on=half, callbacks=[StopAt(6)]).fit()
+    again = TinyRun(tmp_path / "short", config, model=Overflowing(), on=half).fit()
+    assert again.lines()["train", 12, None] == lines["train", 12, None], "the scale goes on where it was"
     full = TinyRun(tmp_path / "full", config, model=TinyModel()).fit().lines()
     assert lines["train", 1, None]["grad_norm"] == pytest.approx(full["train", 1, None]["grad_norm"], rel=0.02)
     assert lines["train", 3, None]["loss"] == pytest.approx(full["train", 3, None]["loss"], rel=0.02)
