@@ -59,7 +59,7 @@ def show(config: Config, seconds: dict[str, float]) -> None:
         "curves": (run.pictures, "curves.png"),
     }
     rows = [
-        (name, f"{duration(seconds[name]) if name in seconds else '':>7}  {shown(where):<42}  {what}")
+        (name, f"{duration(seconds[name]) if name in seconds else '':>7}  {shown(where):<50}  {what}")
         for name, (where, what) in made.items()
     ]
     rows.append(("in all", f"{duration(sum(seconds.values())):>7}"))
