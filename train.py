@@ -15,7 +15,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from configs.command_line import again, run_stage
+from configs.command_line import again, run_stage, to_generate
 from configs.places import REPOSITORY, run_dir, validation_names
 from configs.schema import Config
 from utils.files import shown
@@ -186,11 +186,7 @@ def finish(
         rows.append(("model", "\n".join((shown(exported.directory), what, exported.how_to_load, *exported.notes))))
     rows += [("curves", shown(run.pictures / "curves.png")), ("measures", shown(run.metrics))]
     run.mark_finished()
-    table(
-        f"{config.name} is trained",
-        rows,
-        [f"python {door} {typed}" for door in ("inference.py", "generation.py")],
-    )
+    table(f"{config.name} is trained", rows, [f"python inference.py {typed}", *to_generate(config, typed)])
 
 
 def debug(config: Config) -> None:

@@ -113,6 +113,12 @@ def again(arguments: argparse.Namespace) -> str:
     return shlex.join([arguments.config, *arguments.overrides])
 
 
+def to_generate(config: Config, typed: str) -> list[str]:
+    """The command that lets a model write; none for one that sees both sides of a token."""
+    prompts = "" if config.generation.prompts_path else " generation.prompts_path=PROMPTS.txt"
+    return [] if config.objective.name == "masked" else [f"python generation.py {typed}{prompts}"]
+
+
 def printed(config: Config) -> str:
     """The resolved config as YAML; beside what is not the default, where it was stated."""
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytorch_lightning as L
 
 from configs import places
+from configs.command_line import to_generate
 from configs.schema import Config, Decoding
 from evaluation.metrics import Metric, Score, load_metrics, one_line
 from evaluation.opening import Opened, find_model, open_model
@@ -57,13 +58,13 @@ def score(
     done = None if restart else earlier(folder, identity)
     if done is not None:
         info(f"scored already in {shown(folder)}; --restart scores again")
-        show(done, folder, typed)
+        show(done, folder, to_generate(config, typed))
         return done
     opened = open_model(place, config)
     data = data_class(config, opened.tokenizer, opened.model.facts)
     results, texts = evaluated(config, opened, data, training_class, metrics, options)
     write(folder, {**results, "made_from": identity}, texts)
-    show(results, folder, typed)
+    show(results, folder, to_generate(config, typed))
     return results
 
 
@@ -221,7 +222,7 @@ def write(folder: Path, results: dict[str, Any], texts: list[dict[str, Any]]) ->
                     file.writelines(line + "\n" for line in content)
 
 
-def show(results: dict[str, Any], folder: Path, typed: str) -> None:
+def show(results: dict[str, Any], folder: Path, next_commands: list[str]) -> None:
     """The table at the end."""
     step = "" if results["step"] is None else f", step {results['step']}"
     names = {
@@ -245,4 +246,4 @@ def show(results: dict[str, Any], folder: Path, typed: str) -> None:
             rows.append((name, amount(entry) if name == "predictions" else f"{entry:.4f}"))
     rows += [(name, f"{value:.4f}") for name, value in results.get("logged", {}).items()]
     rows += [("seconds", duration(results["seconds"])), ("written to", shown(folder))]
-    table(f"Scores of {results['run']} on {results['split']}", rows, [f"python generation.py {typed}"])
+    table(f"Scores of {results['run']} on {results['split']}", rows, next_commands)
