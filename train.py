@@ -120,6 +120,7 @@ def parts_of(config: Config) -> "tuple[Hardware, Tokenizer, LanguageModelTrainin
         vocab_size=tokenizer.vocab_size,
         special_ids=special_ids(tokenizer),
         seed=config.seed,
+        window=config.data.max_seq_len,
     )
     model.train()  # pretrained ones come without dropout, and Lightning leaves that as it finds it
     return found, tokenizer, LanguageModelTraining(model, config), LanguageModelData(config, tokenizer, model.facts)

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from models.interface import ModelFacts, SpecialIds, TrainableModel, padded_vocab
+from models.interface import ModelFacts, SpecialIds, TrainableModel, check_window, padded_vocab
 from models.language_model import LanguageModel
 from models.plain import PlainModule
 from models.pretrained import load_backbone, load_module
@@ -39,11 +39,13 @@ def build_model(
     activation_checkpointing: bool = False,
     special_ids: SpecialIds | None = None,
     seed: int = 0,
+    window: int | None = None,
 ) -> TrainableModel:
     """The keys of the config's `model` section.
 
-    vocab_size: tokens of the tokenizer (not padded); seed: of new weights. Raises UserError for what the config asks
-    and the model cannot do.
+    vocab_size: tokens of the tokenizer (not padded); seed: of new weights; window: tokens of the longest row that
+    it will be given, checked before weights are read. Raises UserError for what the config asks and the model cannot
+    do.
     """
     arguments, special_ids = dict(arguments or {}), special_ids or SpecialIds()
     with refusals(), new_weights_from(seed):
@@ -58,14 +60,17 @@ def build_model(
                 pretrained=pretrained,
                 revision=revision,
                 trust_remote_code=trust_remote_code,
+                window=window,
             )
         elif module is not None:
-            model = dress_module(module, arguments, vocab_size, own_loss=loss == "own", pretrained=pretrained)
+            model = dress_module(
+                module, arguments, vocab_size, own_loss=loss == "own", pretrained=pretrained, window=window
+            )
         else:
             assert backbone is not None
             if loss == "own":
                 raise ValueError("loss: own is for huggingface and module; a backbone has no loss of its own")
-            model = dress_backbone(backbone, arguments, vocab_size, tie_embeddings, pretrained)
+            model = dress_backbone(backbone, arguments, vocab_size, tie_embeddings, pretrained, window)
         if activation_checkpointing:
             recompute_activations(model)
         if compile:
@@ -74,7 +79,7 @@ def build_model(
 
 
 def dress_backbone(
-    name: str, arguments: dict[str, Any], tokens: int, tie: bool, pretrained: str | None
+    name: str, arguments: dict[str, Any], tokens: int, tie: bool, pretrained: str | None, window: int | None = None
 ) -> LanguageModel:
     """The backbone class of this import path, with a head for so many tokens."""
     kind = import_object(name, "model.backbone")
@@ -82,6 +87,7 @@ def dress_backbone(
     size = sized(kind, rows)
     check_arguments(kind, arguments, "model.arguments", given=size)
     model = LanguageModel(kind(**size, **arguments), rows, tie, tokens, arguments)
+    check_window(window, model.facts.max_positions)
     if pretrained is not None:
         for note in load_backbone(model, pretrained):
             warn(f"model.pretrained: {note}")
@@ -89,7 +95,13 @@ def dress_backbone(
 
 
 def dress_module(
-    name: str, arguments: dict[str, Any], tokens: int, *, own_loss: bool, pretrained: str | None
+    name: str,
+    arguments: dict[str, Any],
+    tokens: int,
+    *,
+    own_loss: bool,
+    pretrained: str | None,
+    window: int | None = None,
 ) -> PlainModule:
     """The module of this import path; it is told vocab_size where it names it."""
     kind = import_object(name, "model.module")
@@ -97,6 +109,7 @@ def dress_module(
     size = sized(kind, rows)
     check_arguments(kind, arguments, "model.arguments", given=size)
     model = PlainModule(kind(**size, **arguments), rows, tokens, own_loss)
+    check_window(window, model.facts.max_positions)
     if pretrained is not None:
         load_module(model, pretrained, arguments)
     return model
@@ -113,17 +126,18 @@ def dress_huggingface(
     pretrained: str | None,
     revision: str | None,
     trust_remote_code: bool,
+    window: int | None = None,
 ) -> TrainableModel:
     """The class of this name; transformers is imported here, and only where it is used."""
     kind = import_object(name if "." in name else f"transformers.{name}", "model.huggingface")
     from models import hf, hf_loading
 
     if pretrained is None:
-        inner = hf_loading.from_config(kind, arguments, attention, tokens, special_ids)
+        inner = hf_loading.from_config(kind, arguments, attention, tokens, special_ids, window)
     else:
         try:
             inner, unused = hf_loading.from_pretrained(
-                kind, pretrained, arguments, attention, tokens, special_ids, revision, trust_remote_code
+                kind, pretrained, arguments, attention, tokens, special_ids, revision, trust_remote_code, window
             )
         except OSError as problem:  # no such directory, name or file; no network
             where = f"{pretrained} is no directory with a model, and the Hub does not give it"

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from models.cross_entropy import IGNORED, nats_of_hidden, nats_of_logits
+from models.hf_loading import max_positions_of
 from models.interface import Loss, ModelFacts, Stepper
 from models.steppers import EncoderDecoderStepper, PastStepper, RecomputingStepper, positions_of
 
@@ -114,7 +115,7 @@ class HuggingFaceModel(nn.Module):
 def facts_of(inner: PreTrainedModel, takes: set[str]) -> ModelFacts:
     """What the config says of it."""
     config = inner.config
-    positions = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    positions = max_positions_of(config)
     for module in inner.modules():
         table = getattr(module, "position_embeddings", None)
         if isinstance(table, nn.Embedding) and table.padding_idx is not None:

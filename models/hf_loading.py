@@ -16,7 +16,7 @@ import transformers
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from models.interface import SpecialIds, padded_vocab
+from models.interface import SpecialIds, check_window, padded_vocab
 
 # Taken by every config beside its own fields.
 ALWAYS_TAKEN = {"decoder_start_token_id", "bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings"}
@@ -24,10 +24,16 @@ ROPE_SHORTHANDS = {"rope_theta", "rope_scaling", "partial_rotary_factor"}  # of 
 
 
 def from_config(
-    kind: type, arguments: dict[str, Any], attention: str | None, tokens: int, special: SpecialIds
+    kind: type,
+    arguments: dict[str, Any],
+    attention: str | None,
+    tokens: int,
+    special: SpecialIds,
+    window: int | None = None,
 ) -> PreTrainedModel:
     """New weights. kind: an auto class (arguments then hold model_type) or a class of models."""
     config = new_config(kind, arguments, tokens, special)
+    check_window(window, max_positions_of(config))
     model_class = class_for(kind, config)
     check_attention(model_class, attention)
     model = model_class._from_config(config, dtype=torch.float32, **chosen(attention))
@@ -43,6 +49,7 @@ def from_pretrained(
     special: SpecialIds,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    window: int | None = None,
 ) -> tuple[PreTrainedModel, list[str]]:
     """Weights from a directory or the Hub, in float32; embeddings grown where the tokenizer has more tokens.
 
@@ -50,6 +57,7 @@ def from_pretrained(
     """
     source = {"revision": revision, "trust_remote_code": trust_remote_code}
     config = pretrained_config(kind, where, arguments, source)
+    check_window(window, max_positions_of(config))
     if not is_remote(config, kind):
         check_attention(class_for(kind, config), attention)
     with silence():
@@ -223,6 +231,11 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 # -- fitting to the tokenizer --
+
+
+def max_positions_of(config: PreTrainedConfig) -> int | None:
+    """The longest row that a model has positions for; None where it does not say."""
+    return getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
 
 
 def vocabulary_of(config: PreTrainedConfig) -> int:

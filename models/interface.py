@@ -30,6 +30,12 @@ class SpecialIds:
     sep: int | None = None
 
 
+def check_window(window: int | None, positions: int | None) -> None:
+    """Raises ValueError where windows are longer than what a model has positions for (None: any, not known)."""
+    if window is not None and positions is not None and window > positions:
+        raise ValueError(f"data.max_seq_len={window} is longer than the model's {positions} positions")
+
+
 def padded_vocab(tokens: int) -> int:
     """Rows of the embedding for so many tokens: the next multiple of 64, which matrix products are fastest with."""
     return -(-tokens // 64) * 64

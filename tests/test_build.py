@@ -25,6 +25,7 @@ OURS: dict[str, Any] = {
     "backbone": "models.transformer.Transformer",
     "arguments": {"width": 32, "depth": 2, "heads": 2},
 }
+LONGEST_64 = {"arguments": {**OURS["arguments"], "max_seq_len": 64}}
 
 
 def build(**settings: Any) -> TrainableModel:
@@ -353,6 +354,15 @@ def test_weights_that_are_missing_are_named(tmp_path: Path) -> None:
         build(arguments={"vocab_size": 64}, **settings)
     with pytest.raises(UserError, match=r"gate_proj\.weight of shape \(64, 32\) for \(96, 32\)"):
         build(arguments={"intermediate_size": 96}, **settings)
+
+
+def test_a_window_too_long_is_refused_before_weights_are_read(tmp_path: Path) -> None:
+    causal("gpt2", **GPT2, n_positions=64).inner.config.save_pretrained(tmp_path)  # no weights there at all
+    settings: dict[str, Any] = {"huggingface": "AutoModelForCausalLM", "pretrained": str(tmp_path)}
+    for others in (settings, LLAMA | {"arguments": {**SMALL, "max_position_embeddings": 64}}, OURS | LONGEST_64):
+        with pytest.raises(UserError, match="data.max_seq_len=65 is longer than the model's 64 positions"):
+            build(**others, window=65)
+    assert build(**OURS | LONGEST_64, window=64).facts.max_positions == 64
 
 
 def test_weights_that_are_not_used_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
