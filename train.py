@@ -19,6 +19,7 @@ from configs.command_line import again, run_stage, to_generate
 from configs.places import REPOSITORY, run_dir, validation_names
 from configs.schema import Config
 from utils.files import shown
+from utils.hashing import sha256_json
 from utils.messages import amount, duration, info, is_first_rank, table
 from utils.run_directory import RunDirectory, read_metrics
 
@@ -128,7 +129,8 @@ def parts_of(config: Config) -> "tuple[Hardware, Tokenizer, LanguageModelTrainin
 
 def data_facts(data: "LanguageModelData", tokenizer: "Tokenizer") -> dict[str, object]:
     """What a run that goes on must find unchanged: its steps are counted in these windows."""
-    return {"windows of the training data": data.n_windows, "tokenizer": tokenizer.fingerprint}
+    shards = [shard["sha256"] for shard in data.windows("train").shards.manifest["shards"]]
+    return {"training data": [data.n_windows, sha256_json(shards)], "tokenizer": tokenizer.fingerprint}
 
 
 def show_plan(config: Config, hardware: "Hardware", training: "LanguageModelTraining", length: "Length") -> None:

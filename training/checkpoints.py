@@ -2,7 +2,7 @@
 
     checkpoints/step-00000500/    everything, to go on from        checkpoints/best-00000500/    weights, to use
         model.safetensors             weights, under the model's own names
-        optimizer.safetensors         the optimizer's tensors
+        optimizer.safetensors         tensors of the optimizer, and of callbacks
         state.json                    all else: step, tokens, history, loss scale, the optimizer's numbers
         manifest.json                 size and sha256 of the files above; written last
 
@@ -174,7 +174,7 @@ def pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         return {kind: [pack(item, f"{name}/{index}", tensors) for index, item in enumerate(value)]}
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise UserError(f"the optimizer's state holds a {type(value).__name__} at {name}, which a checkpoint cannot")
+    raise UserError(f"{name} holds a {type(value).__name__}, which a checkpoint cannot keep")
 
 
 def unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:

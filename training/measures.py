@@ -192,16 +192,21 @@ def _finite(value: Any) -> Any:
 class Clock:
     """Seconds of a run, those of its earlier lives included; and seconds of training alone, for the throughput."""
 
-    def __init__(self, before: float = 0.0) -> None:
+    def __init__(self, before: float = 0.0, in_window: float = 0.0) -> None:
         self._start = time.monotonic() - before
-        self._window = time.monotonic()
+        self._window = time.monotonic() - in_window
 
     @property
     def seconds(self) -> float:
         return time.monotonic() - self._start
 
+    @property
+    def in_window(self) -> float:
+        """Seconds since the last call of `window`, pauses apart."""
+        return time.monotonic() - self._window
+
     def window(self) -> float:
-        """Seconds since the last call, pauses apart."""
+        """The same, and begins a new one."""
         now = time.monotonic()
         seconds, self._window = now - self._window, now
         return seconds

@@ -40,7 +40,7 @@ class Recorder:
 
     def open(self, training: TrainingModule, state: dict[str, Any]) -> None:
         """state: from `state`, of the checkpoint that the run goes on from; empty at the start"""
-        self.clock = Clock(state.get("seconds", 0.0))
+        self.clock = Clock(state.get("seconds", 0.0), state.get("in_window", 0.0))
         self.tokens = state.get("tokens", 0)
         self.overflows = state.get("overflows", 0)
         self.flops_per_token = flops_per_token(training.model)
@@ -54,7 +54,8 @@ class Recorder:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps of it."""
-        return {"seconds": self.clock.seconds, "tokens": self.tokens, "overflows": self.overflows}
+        counted = {"tokens": self.tokens, "overflows": self.overflows}
+        return {"seconds": self.clock.seconds, "in_window": self.clock.in_window, **counted}
 
     def close(self) -> None:
         """Also after an exception."""

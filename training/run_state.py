@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytorch_lightning as L
+from torch import Tensor
+from torch.optim import Optimizer
 
 from training import checkpoints
 from training.module import TrainingModule
@@ -49,11 +51,15 @@ class RunState:
             raise UserError(f"{path} has the state of {len(saved)} optimizers, not of {len(trainer.optimizers)}")
         for optimizer, its_state in zip(trainer.optimizers, saved, strict=True):
             try:
-                optimizer.load_state_dict(its_state)
+                _load(optimizer, its_state)
             except (ValueError, KeyError) as error:
                 raise UserError(f"{path} is of another optimizer or model: {error}") from error
         if state["precision"]:
             trainer.precision_plugin.load_state_dict(state["precision"])
+        of_callbacks = checkpoints.unpack(state["callbacks"], tensors)
+        for callback in trainer.callbacks:
+            if callback.state_key in of_callbacks:
+                callback.load_state_dict(of_callbacks[callback.state_key])
         training.steps, training.history = state["step"], state["history"]
         training.sums.restore(state["sums"], trainer.global_rank)
         self.data.start_step = state["step"]
@@ -70,12 +76,14 @@ class RunState:
         """All that `restore` needs. The older ones go once it is whole."""
         training.sums.fold()
         tensors: dict[str, Any] = {}
+        of_callbacks = {callback.state_key: callback.state_dict() for callback in trainer.callbacks}
         state = {
             "step": training.steps,
             "history": training.history,
             "recorder": recorder,
             "sums": training.sums.over_ranks(),
             "optimizers": checkpoints.pack([o.state_dict() for o in trainer.optimizers], "optimizers", tensors),
+            "callbacks": checkpoints.pack({k: v for k, v in of_callbacks.items() if v}, "callbacks", tensors),
             "precision": trainer.precision_plugin.state_dict(),
             "facts": self.facts,
         }
@@ -90,6 +98,17 @@ class RunState:
         parts = {"model": checkpoints.model_tensors(training.model), **parts}
         written = checkpoints.write(self.folder, checkpoints.name_of(kind, training.steps), parts, state)
         checkpoints.keep_newest(written, self.keep_last if kind == "step" else 1)
+
+
+def _load(optimizer: Optimizer, saved: dict[str, Any]) -> None:
+    """torch rounds what an optimizer keeps in float32 beside weights in bfloat16 (NAdam does); here it stays."""
+    optimizer.load_state_dict(saved)
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    for number, kept in saved["state"].items():
+        own = optimizer.state[weights[number]]
+        for name, value in kept.items():
+            if isinstance(value, Tensor) and own[name].dtype != value.dtype:
+                own[name] = value.to(own[name].device)
 
 
 def _set_lightning_counters(trainer: L.Trainer, step: int) -> None:

@@ -48,7 +48,7 @@ class StepEnd(L.Callback):
         self.state = state
         self.signals = Signals()
         self.longest = math.inf if config.trainer.max_time is None else seconds_of(config.trainer.max_time)
-        self.last_checkpoint = time.monotonic()
+        self.opened = self.last_checkpoint = time.monotonic()
         self.finished = False
 
     @property
@@ -58,12 +58,13 @@ class StepEnd(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, training: TrainingModule) -> None:
         """Goes on from the newest whole checkpoint, if there is one."""
         self.recorder.open(training, self.state.restore(trainer, training))
+        self.opened = time.monotonic()
 
     def on_train_start(self, trainer: L.Trainer, training: TrainingModule) -> None:
         """Validates at step 0, or what was due when the run was killed; ends a run that was killed at its very end."""
         self.signals.listen()
-        self.clock.window()
         self.last_checkpoint = time.monotonic()
+        self.clock.pause(self.last_checkpoint - self.opened)
         step, every = training.steps, self.config.trainer.validate_every
         if step == 0 and self.config.trainer.validate_at_start:
             if self.validate(trainer, training):
