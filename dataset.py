@@ -76,11 +76,6 @@ class LanguageModelData(L.LightningDataModule):
         return len(self.windows("train"))
 
     @property
-    def steps_per_epoch(self) -> float:
-        """Not rounded: steps run across the ends of epochs."""
-        return self.n_windows / self.config.trainer.global_batch_size
-
-    @property
     def tokens_per_epoch(self) -> int:
         """Unpadded input tokens, of decoders too."""
         return self.windows("train").counts.input_tokens

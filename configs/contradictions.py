@@ -114,6 +114,8 @@ def _dataset(config: Config) -> Iterator[Problem]:
         )
     if dataset.source == "hub" and not dataset.name:
         yield (source,), "dataset.source: hub needs dataset.name"
+    if "train" not in dataset.splits:
+        yield (("dataset", "splits"),), "dataset.splits should say which of the Hub's splits is train"
     if dataset.source in ("files", "sample", "hub") and dataset.arguments:
         keys = (("dataset", "arguments"), source)
         yield (

@@ -307,7 +307,7 @@ def _report(kind: str, location: tuple[int | str, ...], loading: _Loading) -> No
         annotation: Any = info.annotation
         metadata = info.metadata
         if len(key) > len(known):
-            annotation, metadata = _element(annotation, value), []
+            annotation, metadata = _element(annotation), []
         origin = loading.origins.get(key)
         got = expectations.shown(value, origin.written if origin else "")
         near = ""
@@ -342,7 +342,7 @@ def _value_at(key: KeyPath, values: Any) -> Any:
     return values
 
 
-def _element(annotation: Any, value: Any) -> Any:
+def _element(annotation: Any) -> Any:
     """What is expected of the items of a list or the values of a mapping."""
     members = [member for member in _flat(annotation) if get_origin(member) in (list, dict)]
     return get_args(members[-1])[-1] if members else annotation

@@ -70,7 +70,7 @@ class Dataset(Section):
     )
     subset: str | None = setting(None, "of the Hub dataset (its configuration)")
     revision: str | None = setting(None, "commit, tag or branch of the Hub dataset to pin")
-    splits: dict[str, str] = setting(
+    splits: dict[Literal["train", "validation", "test"], str] = setting(
         {"train": "train", "validation": "validation", "test": "test"},
         "our splits <- the Hub's. A split that the Hub lacks is cut from train by `fractions`",
     )
@@ -310,7 +310,7 @@ class Logging(Section):
 
     every: int = setting(10, "steps between lines of metrics.jsonl", gt=0, trains=False)
     plain_every_seconds: float = setting(
-        30.0, "between lines of progress where there is no terminal", gt=0, trains=False
+        30.0, "between lines of training's progress where there is no terminal", gt=0, trains=False
     )
     samples: int = setting(2, "predictions written at each validation", ge=0, trains=False)
     tensorboard: bool = setting(True, "write TensorBoard files into the run folder", trains=False)

@@ -107,6 +107,7 @@ def _tokenise_split(config: Config, split: str, tokenizer: Tokenizer, folder: Pa
     about = {"format": FORMAT, "settings": sha256_json(settings)}
     records: list[ShardRecord] = []
     skipped: Counter[str] = Counter()
+    refused = BadDocuments("skip")  # by the encoder, and counted by the shards
     n_bytes = 0
     with progress(f"tokenising {split}", unit="MB") as meter:
         for part in range(config.tokenize.parts):
@@ -120,6 +121,8 @@ def _tokenise_split(config: Config, split: str, tokenizer: Tokenizer, folder: Pa
                 before = meter.done
                 for tokens in pool.map(_pieces(documents, meter)):
                     writer.add(tokens)
+                    for _, reason, where in tokens.skipped:
+                        refused.add(where, reason)
                     meter.update(f"{sum(record.tokens for record in writer.records) + writer.filled:,} tokens")
                 writer.close()
                 n_bytes += int((meter.done - before) * 1e6)
@@ -127,6 +130,7 @@ def _tokenise_split(config: Config, split: str, tokenizer: Tokenizer, folder: Pa
             for counts in (*(record.skipped for record in writer.records), writer.left_over()):
                 skipped.update(counts)
     skipped.update(bad.counts)
+    bad.places.update(refused.places)
     manifest = {
         "format": FORMAT, "format_version": FORMAT_VERSION, "split": split, "kind": config.dataset.kind,
         "dtype": pool.work.dtype.name, "vocab_size": tokenizer.vocab_size, "tokenizer": tokenizer.fingerprint,

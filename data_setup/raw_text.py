@@ -58,7 +58,7 @@ class RawFolder:
         """How many rows of a stream of the source are done."""
         return self.state["read"].get(stream, 0)
 
-    def is_full(self, config: Config, split: str) -> bool:
+    def is_full(self, split: str) -> bool:
         """Whether the split has reached its cap."""
         return bool(self.splits.get(split, {}).get("full"))
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from models.interface import ModelFacts, SpecialIds, TrainableModel, check_window, padded_vocab
+from models.interface import SpecialIds, TrainableModel, check_window, padded_vocab
 from models.language_model import LanguageModel
 from models.plain import PlainModule
 from models.pretrained import load_backbone, load_module
@@ -182,11 +182,6 @@ def recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
         return checkpoint(forward, *inputs, use_reentrant=False, **named)
 
     return run
-
-
-def model_facts(model: TrainableModel) -> ModelFacts:
-    """What batches need to know of the model."""
-    return model.facts
 
 
 @contextlib.contextmanager

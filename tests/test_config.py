@@ -303,6 +303,10 @@ MISTAKES = {
     "name: true": "my.yaml:1: name should be text or null, got true",
     "inference: {metrics: bleu}": "my.yaml:1: inference.metrics should be a list, got 'bleu'",
     "dataset:\n  splits:\n    test: [a]": "my.yaml:3: dataset.splits.test should be text, got a list",
+    "dataset:\n  splits: {train: train, dev: dev}": (
+        "my.yaml:2: dataset.splits has the keys train | validation | test, got 'dev'"
+    ),
+    "dataset:\n  splits: {test: test}": "my.yaml:2: dataset.splits should say which of the Hub's splits is train",
     "dataset: {fractions: {trian: 1}}": (
         "my.yaml:1: dataset.fractions has the keys train | validation | test, got 'trian'"
     ),

@@ -82,12 +82,12 @@ def test_a_step_has_the_same_samples_however_it_is_split(prepared: tuple[Path, T
         trainer = {"global_batch_size": 8, "micro_batch_size": micro}
         sections = {"data": {**SETTINGS[name]["data"], "num_workers": workers}, "trainer": trainer}
         data = data_of(prepared, rank=rank, ranks=ranks, **sections)
-        data.start_step, data.total_steps = start, 2 * int(data.steps_per_epoch) + 1
+        data.start_step, data.total_steps = start, 2 * (data.n_windows // 8) + 1
         return list(data.train_dataloader())
 
     whole = steps(0, 1, None)
     data = data_of(prepared, **SETTINGS[name])
-    assert len(whole) == 2 * int(data.steps_per_epoch) + 1 and all(len(step) == 1 for step in whole)
+    assert len(whole) == 2 * (data.n_windows // 8) + 1 and all(len(step) == 1 for step in whole)
     by_two = [steps(rank, 2, 2) for rank in (0, 1)]
     assert all(len(step) == 2 and len(step[0]["places"]) == 2 for half in by_two for step in half)
     for number, step in enumerate(whole):
@@ -140,7 +140,7 @@ def test_masks_of_training_change_with_the_epoch_and_those_of_validation_do_not(
     prepared: tuple[Path, Tokenizer],
 ) -> None:
     data = data_of(prepared, facts=ENCODER, objective={"name": "masked"}, data={"max_seq_len": 16, "shuffle": False})
-    data.total_steps = 2 * int(data.steps_per_epoch) + 2
+    data.total_steps = 2 * (data.n_windows // 8) + 2
     targets = [row for step in data.train_dataloader() for row in step[0]["targets"].tolist()]
     assert targets[0] != targets[data.n_windows]
     first, again = (torch.cat([batch["targets"] for batch in list(data.val_dataloader()[0])[:-1]]) for _ in range(2))

@@ -105,6 +105,7 @@ def test_a_separator_makes_prompt_and_response(tmp_path: Path, tokenizer: Tokeni
         [" two<eos>"],
     ]  # a space belongs to the word after it
     assert made.manifest["skipped"] == {"no separator": 1} and made.manifest["documents"] == 2
+    assert made.bad.places["no separator"] == [f"{path}:2: no separator"]
     assert list(prompts_and_references(config, "train")) == [("cat = ", "dog = mat"), ("one = ", "two")]
 
 

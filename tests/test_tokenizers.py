@@ -201,7 +201,7 @@ def test_pretrained_tokenizers(shared: Path, tmp_path: Path) -> None:
     cut = int(0.9 * len(text))
     assert (len(gpt2.encode(text[:cut])), len(gpt2.encode(text[cut:]))) == (301_966, 36_059)  # published with nanoGPT
     assert (gpt2.vocab_size, gpt2.eos_id, gpt2.pad_id, gpt2.special_ids) == (50257, 50256, None, [50256])
-    assert gpt2.word_starts(gpt2.encode("unbelievable, really")).tolist() == [*4 * [False], True, True]
+    assert gpt2.starts_word[gpt2.encode("unbelievable, really")].tolist() == [*4 * [False], True, True]
     for name, roles in {"t5-base": (None, 1, 2, 0), "test_model": (1, 2, 0, None)}.items():
         path = data / f"sentencepiece/{name}.model"
         tokenizer = Tokenizer.load(path)

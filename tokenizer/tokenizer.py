@@ -136,10 +136,6 @@ class Tokenizer:
             self._starts_word = self.engine.starts_word()
         return self._starts_word
 
-    def word_starts(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Which of the ids begin a word: bool, in their shape."""
-        return self.starts_word[np.asarray(ids)]
-
     @property
     def chat_template(self) -> str | None:
         """The Jinja template that lays out a chat."""
