@@ -59,7 +59,8 @@ class WandB:
                 "logging.wandb: wandb is not installed; pip install wandb, or set logging.wandb: null"
             ) from error
         name = folder / "wandb_id.txt"
-        identity = arguments.get("id") or (name.read_text().strip() if name.exists() else secrets.token_hex(4))
+        kept = name.read_text().strip() if name.exists() else ""
+        identity = arguments.get("id") or kept or secrets.token_hex(4)
         name.write_text(identity + "\n")
         os.environ.setdefault("WANDB_SILENT", "true")
         given = {"name": config.name, "dir": str(folder), "config": config.model_dump(), "resume": "allow", **arguments}
