@@ -292,6 +292,7 @@ class Shard:
 
     @property
     def n_documents(self) -> int:
+        """How many documents it holds."""
         return len(self.offsets) - 1
 
 

@@ -75,13 +75,16 @@ class HuggingFaceEngine:
         return sha256_json({"tokenizer": pipeline, "special": self.roles})
 
     def encode(self, text: str) -> list[int]:
+        """Ids of a text, without special tokens."""
         return self.pipeline.encode(text, add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Ids of each text, uint32."""
         encodings = self.pipeline.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
 
     def encode_with_offsets(self, text: str, specials: bool = False) -> tuple[list[int], Offsets]:
+        """Ids and their places. specials: strings of special tokens in the text become those tokens."""
         self.pipeline.encode_special_tokens = not specials
         try:
             encoding = self.pipeline.encode(text, add_special_tokens=False)
@@ -90,9 +93,11 @@ class HuggingFaceEngine:
         return encoding.ids, encoding.offsets
 
     def decode(self, ids: list[int], skip_special: bool) -> str:
+        """Text of the ids; those past the vocabulary are left out."""
         return self.pipeline.decode(ids, skip_special_tokens=skip_special)
 
     def token(self, index: int) -> str:
+        """How the vocabulary writes a token; empty where it has none."""
         return self.pipeline.id_to_token(index) or ""
 
     def starts_word(self) -> np.ndarray:
@@ -167,15 +172,18 @@ class SentencePieceEngine:
         return sha256_json({"model": sha256_bytes(self.model), "special": self.roles})
 
     def encode(self, text: str) -> list[int]:
+        """Ids of a text, without special tokens."""
         return self.processor.encode(text)
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Ids of each text, uint32."""
         # A worker process has its core; threads of its own would only fight those of its neighbours.
         threads = -1 if multiprocessing.parent_process() is None else 1
         batch = self.processor.encode(list(texts), return_type="numpy", num_threads=threads)
         return [ids.astype(np.uint32) for ids in batch]
 
     def encode_with_offsets(self, text: str, specials: bool = False) -> tuple[list[int], Offsets]:
+        """Ids and their places. specials: strings of special tokens in the text become those tokens."""
         if not specials:
             return self._with_offsets(text, 0)
         ids: list[int] = []
@@ -206,6 +214,7 @@ class SentencePieceEngine:
         return ids, offsets
 
     def decode(self, ids: list[int], skip_special: bool) -> str:
+        """Text of the ids; those past the vocabulary are left out."""
         known = [i for i in ids if i < self.vocab_size]
         if skip_special:
             # <unk> is no layout: it stands for a piece of the text, and is shown as the library shows it.
@@ -223,6 +232,7 @@ class SentencePieceEngine:
         return text
 
     def token(self, index: int) -> str:
+        """How the vocabulary writes a token; empty where it has none."""
         return self.processor.id_to_piece(index) if index < self.vocab_size else ""
 
     def starts_word(self) -> np.ndarray:

@@ -79,10 +79,12 @@ class Tokenizer:
 
     @property
     def bos_id(self) -> int | None:
+        """What begins a text; None where the tokenizer has none."""
         return self.engine.roles.get("bos")
 
     @property
     def eos_id(self) -> int | None:
+        """What ends a text; None where the tokenizer has none."""
         return self.engine.roles.get("eos")
 
     @property
@@ -92,18 +94,22 @@ class Tokenizer:
 
     @property
     def unk_id(self) -> int | None:
+        """What stands for what is not in the vocabulary; None where the tokenizer has none."""
         return self.engine.roles.get("unk")
 
     @property
     def mask_id(self) -> int | None:
+        """What hides a token from a masked model; None where the tokenizer has none."""
         return self.engine.roles.get("mask")
 
     @property
     def cls_id(self) -> int | None:
+        """What begins a row of a masked model; None where the tokenizer has none."""
         return self.engine.roles.get("cls")
 
     @property
     def sep_id(self) -> int | None:
+        """What ends a row of a masked model; None where the tokenizer has none."""
         return self.engine.roles.get("sep")
 
     def token(self, index: int) -> str:

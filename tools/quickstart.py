@@ -79,11 +79,13 @@ def show(config: Config, seconds: dict[str, float]) -> None:
 
 
 def text_made(folder: Path) -> str:
+    """How much raw text there is."""
     n_bytes = sum(file.stat().st_size for file in folder.glob("*.jsonl"))
     return f"{size(n_bytes)} of Python's own source code"
 
 
 def shards_made(folder: Path) -> str:
+    """How many tokens there are, in all splits."""
     shards = [shard for manifest in folder.glob("*/manifest.json") for shard in read_json(manifest)["shards"]]
     return f"{amount(sum(shard['tokens'] for shard in shards))} tokens"
 
@@ -98,6 +100,7 @@ def model_made(run: RunDirectory) -> str:
 
 
 def scores_made(results: Path) -> str:
+    """The two scores that a reader can compare with other models'."""
     scores = read_json(results)["measures"]
     return f"perplexity {scores['perplexity']:.1f}, {scores['bits_per_byte']:.2f} bits per byte on the test split"
 

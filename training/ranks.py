@@ -12,6 +12,7 @@ from utils.messages import UserError
 
 
 def several() -> bool:
+    """Whether this process is one of several that train together."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
