@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from models.cross_entropy import IGNORED, nats_of_hidden, nats_of_logits
-from models.hf_loading import max_positions_of
+from models.hf_loading import max_positions_of, silence
 from models.interface import Loss, ModelFacts, Stepper
 from models.steppers import EncoderDecoderStepper, PastStepper, RecomputingStepper, positions_of
 
@@ -31,10 +31,11 @@ class HuggingFaceModel(nn.Module):
         parameters = inspect.signature(inner.forward).parameters
         self.takes = set(parameters)
         self.takes_more = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-        self.facts = facts_of(inner, self.takes)
-        self.head_is_apart = not own_loss and head_is_apart(inner)
-        if own_loss:
-            check_own_loss(self)
+        with silence():  # what is tried on a few ids, which may be those of special tokens, is no news to the user
+            self.facts = facts_of(inner, self.takes)
+            self.head_is_apart = not own_loss and head_is_apart(inner)
+            if own_loss:
+                check_own_loss(self)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "HuggingFaceModel":
         """`.to` and its kin. Tables that were computed (the angles of rotary positions) move, but keep float32.

@@ -84,7 +84,7 @@ def from_pretrained(
 
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
-    """transformers prints a table of what it could not load; here that is an error, or told by who called."""
+    """transformers prints tables and advice; what matters of it is an error here, or told by who called."""
     logging = transformers.utils.logging
     before = logging.get_verbosity()
     logging.set_verbosity_error()
