@@ -129,6 +129,22 @@ def dataset_full(config: Config, documents: int, n_bytes: int) -> bool:
 def input_fingerprint(config: Config, split: str) -> str:
     """A hash of what would be read: the files' bytes (wherever they lie) and the settings that choose among them."""
     dataset = config.dataset
+    seen = input_settings(config, split)
+    if dataset.source == "files":
+        files = [path for group in _files(config, split) for path in group]
+        seen["files"] = [[reading.kind_of(path), sha256_file(path)] for path in files]
+    elif dataset.source in ("hub", "sample"):
+        seen["files"] = [entry["sha256"] for entry in _raw_manifest(config)["splits"][split]["files"]]
+    elif dataset.source != "synthetic":
+        function = import_object(dataset.source, "dataset.source")
+        code = Path(function.__code__.co_filename)
+        seen["function"] = [dataset.source, split, dataset.arguments, sha256_file(code)]
+    return sha256_json(seen)
+
+
+def input_settings(config: Config, split: str) -> dict[str, Any]:
+    """The settings that choose what is read of a source, wherever it lies. As JSON holds them; nothing is opened."""
+    dataset = config.dataset
     seen: dict[str, Any] = {
         "share": list(_share(config, split)),
         "kind": dataset.kind,
@@ -136,18 +152,10 @@ def input_fingerprint(config: Config, split: str) -> str:
         "caps": [dataset.max_documents, dataset.max_bytes],
     }
     if dataset.source == "files":
-        files = [path for group in _files(config, split) for path in group]
-        seen["files"] = [[reading.kind_of(path), sha256_file(path)] for path in files]
         seen["text_unit"] = dataset.text_unit
-    elif dataset.source in ("hub", "sample"):
-        seen["files"] = [entry["sha256"] for entry in _raw_manifest(config)["splits"][split]["files"]]
     elif dataset.source == "synthetic":
         seen["synthetic"] = [synthetic.VERSION, split, dataset.arguments]
-    else:
-        function = import_object(dataset.source, "dataset.source")
-        code = Path(function.__code__.co_filename)
-        seen["function"] = [dataset.source, split, dataset.arguments, sha256_file(code)]
-    return sha256_json(seen)
+    return seen
 
 
 def estimated_bytes(config: Config, split: str) -> int | None:

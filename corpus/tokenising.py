@@ -18,7 +18,7 @@ import numpy as np
 
 from configs.places import shards_dir, splits
 from configs.schema import Config
-from corpus.documents import BadDocuments, differences, has_split, input_fingerprint, read_documents
+from corpus.documents import BadDocuments, differences, has_split, input_fingerprint, input_settings, read_documents
 from corpus.encoding import Encoder, Piece, Refused, layout_of, sides
 from corpus.fields import texts_of
 from corpus.shards import (
@@ -134,7 +134,8 @@ def _tokenise_split(config: Config, split: str, tokenizer: Tokenizer, folder: Pa
     manifest = {
         "format": FORMAT, "format_version": FORMAT_VERSION, "split": split, "kind": config.dataset.kind,
         "dtype": pool.work.dtype.name, "vocab_size": tokenizer.vocab_size, "tokenizer": tokenizer.fingerprint,
-        "input": settings["hash of the input"], "settings": about["settings"], **totals(records),
+        "input": settings["hash of the input"], "dataset": input_settings(config, split),
+        "settings": about["settings"], **totals(records),
         "skipped": dict(sorted(skipped.items())), "empty": bad.empty, "shards": [asdict(record) for record in records],
     }  # fmt: skip
     if not manifest["documents"]:

@@ -268,3 +268,21 @@ def test_what_does_not_go_together_is_refused(prepared: tuple[Path, Tokenizer], 
         data_of(prepared, inference={"generate": True}).test_dataloader()
     with pytest.raises(UserError, match="make it with: python tokenize_data.py"):
         data_of(prepared).windows("elsewhere")
+
+
+def test_shards_of_other_documents_are_not_taken_for_these(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, tokenizer = write_documents(tmp_path / "a.jsonl", 40), small_tokenizer(tmp_path / "tokenizer")
+
+    def config(place: Path | None, **dataset: Any) -> Config:
+        return config_for(tmp_path, path, dataset=dataset, tokenize={"path": place and str(place)})
+
+    for place in (None, tmp_path / "named"):
+        tokenise(config(place, max_documents=30), tokenizer)
+        assert LanguageModelData(config(place, max_documents=30), tokenizer, CAUSAL).n_windows
+    with pytest.raises(
+        UserError, match=r"\[max_documents, max_bytes\]: \[30, None\] there, \[None, None\] in the config"
+    ):
+        LanguageModelData(config(None), tokenizer, CAUSAL).windows("train")
+    assert "warning" not in capsys.readouterr().err
+    LanguageModelData(config(tmp_path / "named"), tokenizer, CAUSAL).windows("train")
+    assert "made from other documents" in capsys.readouterr().err

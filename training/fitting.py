@@ -1,6 +1,7 @@
 """Config, tokenizer, model and shards -> whether they go together, and what batches follow from them."""
 
 from configs.schema import Config
+from corpus.documents import differences, input_settings
 from corpus.encoding import layout_of
 from corpus.packing import Packing
 from corpus.shards import SETTINGS, ShardSet
@@ -85,6 +86,7 @@ def check_shards(
             f"the shards in {shown(shards.directory)} were made with other settings ({'; '.join(differing)}); set "
             "them back, or make the shards again with: python tokenize_data.py CONFIG --restart"
         )
+    _check_documents(shards, config)
     if manifest["tokenizer"] != tokenizer.fingerprint:
         raise UserError(
             f"the shards in {shown(shards.directory)} were made with another tokenizer (fingerprint "
@@ -105,3 +107,22 @@ def check_shards(
             "dataset.kind=pairs needs an objective that reads pairs, such as seq2seq; for a model without encoder use "
             "dataset.kind=prompt_response"
         )
+
+
+def _check_documents(shards: ShardSet, config: Config) -> None:
+    """Raises UserError where the config would now read other documents. The raw text need not be there any more."""
+    noted, wanted = shards.manifest.get("dataset"), input_settings(config, shards.manifest["split"])
+    if noted is None:  # made before this was noted
+        return
+    words = {"caps": "[max_documents, max_bytes]", "share": "share of dataset.path"}
+    there, here = ({words.get(key, key): value for key, value in settings.items()} for settings in (noted, wanted))
+    differing = differences(there, here)
+    if not differing:
+        return
+    said = f"the shards in {shown(shards.directory)} were made from other documents ({'; '.join(differing)})"
+    if config.tokenize.path is None:
+        raise UserError(
+            f"{said}; set the section dataset back, or make the shards again with: python tokenize_data.py CONFIG "
+            "--restart"
+        )
+    warn(f"{said}; they are used all the same, as tokenize.path names them")
