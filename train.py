@@ -58,10 +58,11 @@ def main(config: Config, flags: argparse.Namespace) -> int:
 def train(config: Config, run: RunDirectory, flags: argparse.Namespace) -> int:
     """Trains to the end, or until a signal. -> exit code"""
     begin_imports(config)
+    from evaluation.metrics import load_metrics
     from optim.build import build_schedule
     from training.launch import make_trainer
     from training.length import length_of
-    from training.loggers import make_loggers
+    from training.loggers import FromLightning, make_loggers
     from training.recorder import Recorder
     from training.run_state import RunState
     from training.samples import Samples
@@ -69,6 +70,8 @@ def train(config: Config, run: RunDirectory, flags: argparse.Namespace) -> int:
     from training.step_end import StepEnd
 
     hardware, tokenizer, training, data = parts_of(config)
+    if flags.evaluate:
+        load_metrics(config.inference.metrics)  # a mistake in them is told before the training, not after it
     length = length_of(config.trainer, data.n_windows, data.tokens_per_epoch)
     data.total_steps = length.steps + 1  # one more than is taken: a run that goes on at its very end still starts
     training.schedule = build_schedule(config.schedule, length.steps)
@@ -78,7 +81,7 @@ def train(config: Config, run: RunDirectory, flags: argparse.Namespace) -> int:
     state = RunState(run.checkpoints, config.checkpoints.keep_last, data, data_facts(data, tokenizer))
     samples = Samples(run.path / "samples.jsonl", tokenizer, validation_names(config), config.logging.samples)
     step_end = StepEnd(config, length.steps, recorder, state)
-    trainer = make_trainer(config, hardware, [samples, step_end])
+    trainer = make_trainer(config, hardware, [samples, step_end], FromLightning(recorder.write_logged))
     run.open(config, restart=flags.restart)  # what can be checked was checked; from here on files are written
     show_plan(config, hardware, training, length)
     try:

@@ -128,6 +128,14 @@ def test_vocabulary_too_small(prepared: Path, run_script: Run) -> None:
     assert not (prepared / "runs/small").exists()
 
 
+def test_metrics_that_cannot_be_had_are_told_before_the_training(prepared: Path, run_script: Run) -> None:
+    metrics = "inference.metrics=[{name: torchmetrics.text.WordErrorRate, fo: 1}]"
+    refused(
+        run_script(["train.py", str(prepared / "mine.yaml"), "name=metrics", metrics, "--evaluate"]), "WordErrorRate"
+    )
+    assert not (prepared / "runs/metrics").exists()
+
+
 def test_window_too_long(prepared: Path, run_script: Run) -> None:
     overrides = ["model.arguments.max_seq_len=8"]
     refused(run_script(["train.py", str(prepared / "mine.yaml"), "name=long", *overrides]), "max_seq_len")
