@@ -18,7 +18,7 @@ from model import LanguageModelTraining
 from models.interface import Loss, ModelFacts
 from optim.build import build_schedule
 from training.launch import make_trainer
-from training.loggers import make_loggers
+from training.loggers import FromLightning, make_loggers
 from training.precision import Hardware, hardware
 from training.recorder import Recorder
 from training.run_state import RunState
@@ -147,7 +147,8 @@ class TinyRun:
         )
         state = RunState(folder / "checkpoints", keep_last, self.data, {"data": "tiny"})
         self.step_end = StepEnd(config, total, self.recorder, state)
-        self.trainer = make_trainer(config, on or hardware(config.trainer), [*callbacks, self.step_end])
+        logger = FromLightning(self.recorder.write_logged)
+        self.trainer = make_trainer(config, on or hardware(config.trainer), [*callbacks, self.step_end], logger)
 
     def fit(self) -> "TinyRun":
         self.trainer.fit(self.training, self.data)

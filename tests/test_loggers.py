@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as L
 
 from tests.stand_ins import TinyRun, tiny_config
 from training.loggers import TensorBoard, scalars
@@ -61,3 +62,20 @@ def test_curves_are_drawn(tmp_path: Path) -> None:
     draw_curves([*run.lines().values()], tmp_path / "pictures" / "curves.png", "tiny")
     assert (tmp_path / "pictures" / "curves.png").stat().st_size > 20_000
     draw_curves([], tmp_path / "empty.png", "nothing yet")
+
+
+class Logging(L.Callback):
+    """Logs in each of the ways that Lightning has."""
+
+    def on_train_batch_end(self, trainer: L.Trainer, training: L.LightningModule, *_: object) -> None:
+        training.log("steps/twice", 2.0 * training.steps)
+        if training.steps % 2 == 0:
+            trainer.logger.log_metrics({"own": 3.0 * training.steps}, step=99)
+
+
+def test_what_callbacks_log_is_in_the_metrics(tmp_path: Path) -> None:
+    run = TinyRun(tmp_path, tiny_config(), callbacks=[Logging()]).fit()
+    for step in (2, 6, 12):
+        line = run.lines()["logged", step, None]
+        assert (line["steps/twice"], line["own"]) == (2.0 * step, 3.0 * step)
+        assert line["tokens"] == run.lines()["train", step, None]["tokens"]

@@ -4,6 +4,7 @@ import logging
 import warnings
 
 import pytorch_lightning as L
+from pytorch_lightning.loggers.logger import DummyLogger, Logger
 
 from configs.schema import Config
 from training.precision import Hardware, LossScaling
@@ -11,8 +12,10 @@ from utils.imports import accepts, check_arguments, import_object
 from utils.messages import UserError
 
 
-def make_trainer(config: Config, hardware: Hardware, callbacks: list[L.Callback]) -> L.Trainer:
-    """callbacks: Liftoff's own; those of the config come before them.
+def make_trainer(
+    config: Config, hardware: Hardware, callbacks: list[L.Callback], logger: Logger | None = None
+) -> L.Trainer:
+    """callbacks: Liftoff's own; those of the config come before them. logger: of what they and `self.log` say.
 
     Raises:
         UserError: what Lightning refuses, or a callback that cannot be had
@@ -41,7 +44,8 @@ def make_trainer(config: Config, hardware: Hardware, callbacks: list[L.Callback]
             use_distributed_sampler=False,
             # Under inference mode a model could keep tensors that no backward pass can use.
             inference_mode=False,
-            logger=False,
+            logger=DummyLogger() if logger is None else logger,
+            log_every_n_steps=config.logging.every,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,

@@ -2,9 +2,12 @@
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from pytorch_lightning.loggers.logger import Logger as LightningLogger
+from pytorch_lightning.utilities import rank_zero_only
 
 from configs.schema import Config
 from training.measures import Logger
@@ -20,6 +23,30 @@ def scalars(line: dict[str, Any]) -> Iterator[tuple[str, float]]:
     for name, value in line.items():
         if isinstance(value, int | float) and name not in AXES:
             yield "/".join([*parts, name]), float(value)
+
+
+class FromLightning(LightningLogger):
+    """What callbacks and `self.log` tell Lightning -> a line of kind `logged`, and so every other view."""
+
+    def __init__(self, write: Callable[[dict[str, float]], None]) -> None:
+        super().__init__()
+        self._tell = write
+
+    @property
+    def name(self) -> str:
+        return "liftoff"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """step: Lightning's, which begins at 0; ours is that of the weights."""
+        self._tell({name: float(value) for name, value in metrics.items() if name != "epoch"})
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        """The whole config lies in the run folder, and W&B is given it."""
 
 
 class TensorBoard:

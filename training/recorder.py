@@ -34,6 +34,8 @@ class Recorder:
         self.overflows = 0
         self.flops_per_token = 0
         self.latest: dict[str, Any] = {}  # the last line of training
+        self._training: TrainingModule | None = None
+        self._logged: tuple[int, dict[str, float]] = (-1, {})  # step, and what was logged after it
         self._loggers: list[Logger] = []
         self._bar: Any = None
         self._bar_context: Any = None
@@ -44,6 +46,7 @@ class Recorder:
         self.tokens = state.get("tokens", 0)
         self.overflows = state.get("overflows", 0)
         self.flops_per_token = flops_per_token(training.model)
+        self._training = training
         if not self.writes:
             return
         self._loggers = [MetricsFile(self.path), *self.make_loggers(training.steps)]
@@ -129,6 +132,17 @@ class Recorder:
         not_yet_written = int(training.sums.over_ranks()["tokens"])
         for name, scores in training.scores.items():
             self._write({**self._where("validation", training, not_yet_written), "set": name, **scores})
+
+    def write_logged(self, metrics: dict[str, float]) -> None:
+        """What callbacks log, or an edited model.py by `self.log`. Only rank 0 is told: of tokens it knows its own."""
+        if self._training is None:
+            return
+        step, training = self._training.steps, self._training
+        before = self._logged[1] if self._logged[0] == step else {}  # of a kind and step the last line counts
+        self._logged = (step, {**before, **metrics})
+        training.sums.fold()
+        not_yet_written = int(training.sums.totals["tokens"] * training.trainer.world_size)
+        self._write({**self._logged[1], **self._where("logged", training, not_yet_written)})
 
     def _where(self, kind: str, training: TrainingModule, not_yet_written: int = 0) -> dict[str, Any]:
         tokens = self.tokens + not_yet_written
