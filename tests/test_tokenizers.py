@@ -16,6 +16,7 @@ from tests.nasty_texts import texts
 from tokenizer import convert_sp, report, train_hf_tokenizer, train_sp_tokenizer
 from tokenizer.tokenizer import Tokenizer
 from tokenizer.training_text import TrainingText, pieces
+from utils.files import atomic_write
 from utils.messages import UserError
 
 BERT = {"bos": None, "eos": None, "pad": "[PAD]", "unk": "[UNK]", "mask": "[MASK]", "cls": "[CLS]", "sep": "[SEP]"}
@@ -317,6 +318,16 @@ def test_what_is_no_tokenizer(tmp_path: Path) -> None:
             Tokenizer.load(path)
     with pytest.raises(UserError, match="make one with python -m tokenizer.train_hf_tokenizer"):
         Tokenizer.configured(Config(paths={"data": str(tmp_path / "data")}))
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_the_training() -> None:
+    from tokenizer import trained
+
+    for place, said in (("/proc/nowhere", "cannot make the folder /proc/nowhere"), ("/proc", "cannot .*/proc/sample")):
+        with pytest.raises(UserError, match=said):
+            trained.finished(Config(paths={"data": place}), "huggingface", restart=False)
+    with pytest.raises(UserError, match="cannot make the folder"), atomic_write("/proc/nowhere/at/all"):
+        pass
 
 
 @pytest.mark.parametrize("script", ["hf", "sp"])

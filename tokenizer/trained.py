@@ -9,7 +9,7 @@ from typing import Any
 from configs.places import tokenizer_dir
 from configs.schema import Config
 from corpus.documents import differences, input_fingerprint
-from utils.files import atomic_folder, read_json, shown
+from utils.files import atomic_folder, check_writable, read_json, shown
 from utils.messages import UserError, table
 
 FORMAT = 1
@@ -25,8 +25,8 @@ def made_from(config: Config, trainer: str) -> dict[str, Any]:
 def finished(config: Config, trainer: str, restart: bool) -> dict[str, Any] | None:
     """The manifest of the tokenizer that is there already, if it is the one that would be trained.
 
-    restart: what is there is moved aside. Raises UserError where it was made from something else, or where
-    tokenizer.path names another one.
+    restart: what is there is moved aside. Raises UserError where it was made from something else, where
+    tokenizer.path names another one, or where none could be written.
     """
     if config.tokenizer.path is not None:
         raise UserError(f"tokenizer.path={config.tokenizer.path} names a tokenizer; unset it to train one of your own")
@@ -34,6 +34,7 @@ def finished(config: Config, trainer: str, restart: bool) -> dict[str, Any] | No
     if restart and directory.exists():
         shutil.move(directory, directory.with_name(f"{directory.name}.{time.strftime('%Y%m%d-%H%M%S')}"))
     if not directory.exists():
+        check_writable(directory.parent)
         return None
     if not (directory / MANIFEST).is_file():
         raise UserError(

@@ -44,7 +44,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(path)
     temporary = _temporary(path)
     with _user_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         _remove_leftovers(path)
         try:
             yield temporary
@@ -61,7 +61,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(path)
     temporary = _temporary(path)
     with _user_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         _remove_leftovers(path)
         temporary.mkdir()
         try:
@@ -104,6 +104,18 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
     except FileNotFoundError as error:  # /proc and the like, where nobody can make folders
         raise UserError(f"cannot make the folder {shown(path)}; choose another (paths.data, paths.runs)") from error
     return Path(path)
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Makes a folder where there is none. Raises UserError where nothing can be written into it.
+
+    For stages that write at their very end: to be told then would be too late.
+    """
+    if not os.access(make_folder(path), os.W_OK | os.X_OK):
+        raise UserError(
+            f"cannot write {shown(path)}: no permission, or a read-only disk; choose another folder (paths.data, "
+            "paths.runs)"
+        )
 
 
 def sync(path: str | os.PathLike[str]) -> None:
