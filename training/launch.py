@@ -83,6 +83,7 @@ def _quieten() -> None:
     """Lightning's banners and its advice about what is done on purpose here."""
     for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)  # a profiler's report was asked for
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*have no `val_dataloader`.*")  # --debug
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
