@@ -20,7 +20,7 @@ from configs.places import REPOSITORY, run_dir, validation_names
 from configs.schema import Config
 from utils.files import shown
 from utils.hashing import sha256_json
-from utils.messages import amount, duration, info, is_first_rank, table
+from utils.messages import UserError, amount, duration, info, is_first_rank, table
 from utils.run_directory import RunDirectory, read_metrics
 
 if TYPE_CHECKING:  # heavy ones come once the config is known to be right
@@ -58,6 +58,8 @@ def main(config: Config, flags: argparse.Namespace) -> int:
 def train(config: Config, run: RunDirectory, flags: argparse.Namespace) -> int:
     """Trains to the end, or until a signal. -> exit code"""
     begin_imports(config)
+    from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
     from evaluation.metrics import load_metrics
     from optim.build import build_schedule
     from training.launch import make_trainer
@@ -86,6 +88,8 @@ def train(config: Config, run: RunDirectory, flags: argparse.Namespace) -> int:
     show_plan(config, hardware, training, length)
     try:
         trainer.fit(training, data)
+    except MisconfigurationException as error:
+        raise UserError(f"trainer: Lightning refuses: {error}") from error
     except Stopped as stopped:
         info(f"{stopped}; the same command goes on from there")
         # Lightning kills a run one of whose own children leaves with a code; rank 0 speaks for all of them.

@@ -129,6 +129,9 @@ def test_early_stopping_is_a_function_of_the_history(tmp_path: Path) -> None:
     assert history.is_best(entries) and not history.is_best(entries[:4])
     assert [history.patience_is_over(entries[:n], 2, 0.05) for n in range(1, 6)] == [False, False, False, True, False]
     assert not history.patience_is_over(entries, None, 0.0)
+    broken = [{"step": 0, "monitor": math.nan}, *entries]
+    assert not history.is_best(broken[:1]) and history.is_best(broken[:2]) and history.best(broken)["monitor"] == 1.9
+    assert history.best(broken[:1]) is None
     config = tiny_config(
         {"max_steps": 40, "validate_every": 2, "early_stopping": {"patience": 2}}, optimizer={"lr": 3.0}
     )

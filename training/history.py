@@ -13,13 +13,17 @@ Entry = dict[str, Any]
 
 def is_best(history: Sequence[Entry]) -> bool:
     """Whether the last validation is better than all before it."""
-    latest = history[-1]["monitor"]
-    return latest < min((entry["monitor"] for entry in history[:-1]), default=math.inf)
+    return _value(history[-1]) < min(map(_value, history[:-1]), default=math.inf)
 
 
 def best(history: Sequence[Entry]) -> Entry | None:
-    """The first of the best."""
-    return min(history, key=lambda entry: entry["monitor"], default=None)
+    """The first of the best; None where there is no number at all."""
+    return min((entry for entry in history if _value(entry) < math.inf), key=_value, default=None)
+
+
+def _value(entry: Entry) -> float:
+    """What is not a number is worse than any."""
+    return math.inf if math.isnan(entry["monitor"]) else entry["monitor"]
 
 
 def patience_is_over(history: Sequence[Entry], patience: int | None, min_delta: float) -> bool:
