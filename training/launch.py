@@ -33,7 +33,7 @@ def make_trainer(
             accelerator=hardware.accelerator,
             devices=hardware.devices,
             num_nodes=hardware.num_nodes,
-            # The end comes from training/step_end.py, and the loader has none.
+            # The end comes from training/step_end.py.
             max_steps=-1,
             max_epochs=-1,
             # Lightning never validates by itself.
