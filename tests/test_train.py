@@ -120,7 +120,9 @@ def test_a_torn_line_stays_alone(tmp_path: Path) -> None:
 
 def test_an_unknown_metric_to_monitor_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no metric 'loss'; there are.*validation/loss"):
-        TinyRun(tmp_path, tiny_config(checkpoints={"monitor": "loss"})).fit()
+        run = TinyRun(tmp_path, tiny_config(checkpoints={"monitor": "loss"}))
+        run.fit()
+    assert run.training.steps == 0, "it could be told before training"
 
 
 def test_early_stopping_is_a_function_of_the_history(tmp_path: Path) -> None:

@@ -69,6 +69,7 @@ class StepEnd(L.Callback):
         if step == 0 and self.config.trainer.validate_at_start:
             if self.validate(trainer, training):
                 self.recorder.write_validation(training)
+                self.monitored(trainer, training)  # a misspelt name is told now, not after the first hour
         asked, out_of_time, *_ = self.agreed(trainer)
         last = step >= self.total or bool(out_of_time)
         due = last or validation_is_due(step, self.total, every)
