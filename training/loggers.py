@@ -11,6 +11,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from configs.schema import Config
 from training.measures import Logger
+from utils.files import user_errors
 from utils.messages import UserError
 
 # Which of a line's numbers say where it stands, rather than what was measured.
@@ -63,13 +64,16 @@ class TensorBoard:
 
             # What the run wrote past this step before it was killed is hidden: it is about to be written again.
             purge = self.goes_on_after + 1 if self.goes_on_after else None
-            self._writer = SummaryWriter(self.folder, purge_step=purge, max_queue=1000)
-        for name, value in scalars(line):
-            self._writer.add_scalar(name, value, line["step"])
+            with user_errors(self.folder):
+                self._writer = SummaryWriter(self.folder, purge_step=purge, max_queue=1000)
+        with user_errors(self.folder):
+            for name, value in scalars(line):
+                self._writer.add_scalar(name, value, line["step"])
 
     def close(self) -> None:
         if self._writer is not None:
-            self._writer.close()
+            with user_errors(self.folder):
+                self._writer.close()
 
 
 class WandB:

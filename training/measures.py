@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from models.interface import Loss
 from training.ranks import added_over_ranks
+from utils.files import make_folder, user_errors
 
 Batch = dict[str, Tensor]
 
@@ -171,14 +172,18 @@ class MetricsFile:
     """Appends lines to metrics.jsonl; a line is one write, so that a kill tears at most the last."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        make_folder(path.parent)
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         size = os.fstat(self._descriptor).st_size
         if size and os.pread(self._descriptor, 1, size - 1) != b"\n":
             os.write(self._descriptor, b"\n")  # so that a torn line stays alone
 
     def write(self, line: dict[str, Any]) -> None:
-        os.write(self._descriptor, (json.dumps({key: _finite(value) for key, value in line.items()}) + "\n").encode())
+        """line: kind, step and numbers. Raises UserError where the disk is full."""
+        text = json.dumps({key: _finite(value) for key, value in line.items()}) + "\n"
+        with user_errors(self._path):
+            os.write(self._descriptor, text.encode())
 
     def close(self) -> None:
         os.fsync(self._descriptor)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from training.module import TrainingModule
+from utils.files import user_errors
 
 
 class Decodes(Protocol):
@@ -51,7 +52,7 @@ class Samples(L.Callback):
             {"step": training.steps, "set": self.names[dataloader_idx], **sample}
             for sample in readable(few, said, self.tokenizer)
         ]
-        with self.path.open("a", encoding="utf-8") as file:
+        with user_errors(self.path), self.path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 

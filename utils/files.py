@@ -43,7 +43,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """The same for what writes a file by its path: yields the temporary path to write to."""
     path = Path(path)
     temporary = _temporary(path)
-    with _user_errors(path):
+    with user_errors(path):
         make_folder(path.parent)
         _remove_leftovers(path)
         try:
@@ -60,7 +60,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """The same for a folder: yields an empty temporary folder to fill. A folder of that name is replaced."""
     path = Path(path)
     temporary = _temporary(path)
-    with _user_errors(path):
+    with user_errors(path):
         make_folder(path.parent)
         _remove_leftovers(path)
         temporary.mkdir()
@@ -99,7 +99,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 def make_folder(path: str | os.PathLike[str]) -> Path:
     """Makes a folder, and those above it. Raises UserError where that cannot be done."""
     try:
-        with _user_errors(Path(path)):
+        with user_errors(Path(path)):
             Path(path).mkdir(parents=True, exist_ok=True)
     except FileNotFoundError as error:  # /proc and the like, where nobody can make folders
         raise UserError(f"cannot make the folder {shown(path)}; choose another (paths.data, paths.runs)") from error
@@ -158,7 +158,8 @@ def cannot_write(path: str | os.PathLike[str], error: BaseException) -> UserErro
 
 
 @contextmanager
-def _user_errors(path: Path) -> Iterator[None]:
+def user_errors(path: Path) -> Iterator[None]:
+    """Around what writes `path` by itself: a full disk and the like become a UserError that names it."""
     try:
         yield
     except UserError:
