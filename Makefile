@@ -13,7 +13,7 @@ RUN := $(VENV)/bin/python
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev quickstart test proofs lint fix configs
 
-help:  ## this list
+help:
 	@echo "make quickstart   set up .venv, then every stage on a small corpus: under 6 minutes on 2 CPU cores"
 	@echo "make test         set up .venv, then the test suite"
 	@echo "make proofs       the long tests: many kills, long trainings"
@@ -29,11 +29,13 @@ setup:
 setup-dev: setup
 	@bash tools/setup_venv.sh "$(VENV)" "$(PYTHON)" "$(TORCH_INDEX)" requirements-dev.txt
 
-quickstart: setup  ## every stage on the sample corpus
-	@$(RUN) -m tools.quickstart
-
+# Threads that wait sleep: by default they spin, which costs many times the work itself where other processes run too.
+export OMP_WAIT_POLICY ?= PASSIVE
 # Two threads: the models of the tests are too small for more, and a big machine would only get in its own way.
 test proofs: export OMP_NUM_THREADS ?= 2
+
+quickstart: setup
+	@$(RUN) -m tools.quickstart
 
 test: setup-dev
 	@$(RUN) -m pytest $(PYTEST_ARGS)
