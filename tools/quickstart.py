@@ -37,11 +37,20 @@ def main() -> None:
     for stage, door in STAGES.items():
         info(f"\n$ python {door} {CONFIG}")
         started = time.monotonic()
-        ran = subprocess.run([sys.executable, *door.split(), CONFIG], cwd=places.REPOSITORY)
-        if ran.returncode:
-            sys.exit(ran.returncode)
+        code = run([sys.executable, *door.split(), CONFIG])
+        if code:
+            sys.exit(code)
         seconds[stage] = time.monotonic() - started
     show(config, seconds)
+
+
+def run(command: list[str]) -> int:
+    """-> exit code; after a Ctrl-C, which the stage has had too, once it has saved"""
+    with subprocess.Popen(command, cwd=places.REPOSITORY) as stage:
+        try:
+            return stage.wait()
+        except KeyboardInterrupt:
+            return stage.wait()
 
 
 def show(config: Config, seconds: dict[str, float]) -> None:
