@@ -3,11 +3,14 @@
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+# transformers copies custom code there; two test sessions at once must not write over each other's.
+os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="liftoff-tests-modules-")
 REPOSITORY = Path(__file__).resolve().parent.parent
 # What a shell or a batch system may have set, and would change what a script does.
 _UNWANTED = (

@@ -228,13 +228,9 @@ print(any(name.split(".")[0] in ("models", "utils", "training") for name in sys.
     same_weights(again, mixer)
 
 
-def test_our_own_stages_open_an_export_with_code(
-    mixer: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_our_own_stages_open_an_export_with_code(mixer: LanguageModel, tmp_path: Path) -> None:
     from training.export_forms import Vocabulary, write_custom_code
 
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(sys, "path", [*sys.path])
     settings = {"vocab_size": mixer.facts.vocab_size, "tie": False, "tokens": TOKENS}
     arguments = {"vocab_size": mixer.facts.vocab_size, "width": 24}
     write_custom_code(mixer, mixer.backbone, arguments, settings, tmp_path, Vocabulary(TOKENS, 0, 1, 2))

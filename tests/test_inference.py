@@ -199,11 +199,9 @@ def test_a_run_a_checkpoint_and_a_hugging_face_directory(text_run: Config, tmp_p
     assert results["step"] is None and results["checkpoint"] == str(tmp_path)
 
 
-def test_only_our_own_exports_may_bring_code(text_run: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_our_own_exports_may_bring_code(text_run: Config, tmp_path: Path) -> None:
     from training.export_forms import Vocabulary, write_custom_code
 
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(sys, "path", [*sys.path])
     opened = open_model(find_model(text_run, "best"), text_run)
     model, tokenizer = opened.model, opened.tokenizer
     arguments = {"vocab_size": model.facts.vocab_size, **model.arguments}
