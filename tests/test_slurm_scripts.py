@@ -132,3 +132,43 @@ def test_slurm_runs_a_copy_from_any_directory(stage: str, house: Path, slurm: di
     assert printed.rstrip().endswith("arg=name=a b"), printed
     if stage == "run_train":
         assert "arg=trainer.devices=1\n" in printed
+
+
+@pytest.mark.proof
+def test_training_under_slurm_is_stopped_and_goes_on(tmp_path: Path, slurm: dict[str, str]) -> None:
+    """Two tasks on one node, TERM (as before a time limit), the same line submitted again."""
+    if not (ROOT / ".venv/bin/activate").exists():
+        pytest.skip("the batch scripts activate .venv, and there is none")
+    (tmp_path / "tiny.yaml").write_text(
+        "dataset: {source: synthetic, max_documents: 200}\n"
+        "tokenizer: {vocab_size: 300}\n"
+        "data: {max_seq_len: 32}\n"
+        "model: {arguments: {width: 16, depth: 1, heads: 1}}\n"
+        f"paths: {{data: {tmp_path}/data, runs: {tmp_path}/runs}}\n"
+        "trainer: {max_steps: 4000, global_batch_size: 2, validate_every: null, precision: 32-true}\n"
+        "checkpoints: {every: null}\n"
+        "logging: {every: 1, tensorboard: false}\n"
+    )
+    for stage in ("run_download_dataset", "run_train_hf_tokenizer", "run_tokenize_data"):
+        submit(ROOT / f"slurm/{stage}.sh", "tiny.yaml", cwd=tmp_path, environment=slurm)
+    train = [
+        "sbatch",
+        "--parsable",
+        "--output=first.out",
+        "--ntasks-per-node=2",
+        ROOT / "slurm/run_train.sh",
+        "tiny.yaml",
+    ]
+    job = subprocess.run(train, cwd=tmp_path, env=slurm, capture_output=True, text=True).stdout.strip()
+    metrics = tmp_path / "runs/tiny/metrics.jsonl"
+    until = time.monotonic() + 120
+    while not metrics.exists() or metrics.read_text().count('"train"') < 50:
+        assert time.monotonic() < until, (tmp_path / "first.out").read_text()
+        time.sleep(0.2)
+    subprocess.run(["scancel", "--signal=TERM", job], env=slurm, check=True)
+    while subprocess.run(["squeue", "-h", "-j", job], env=slurm, capture_output=True, text=True).stdout.strip():
+        time.sleep(0.2)
+    assert "stopped by SIGTERM after step" in (tmp_path / "first.out").read_text()
+    more = submit(ROOT / "slurm/run_train.sh", "tiny.yaml", cwd=tmp_path, environment=slurm, seconds=240)
+    assert "goes on after step" in more
+    assert (tmp_path / "runs/tiny/model/config.json").exists()
