@@ -103,6 +103,13 @@ def some_ids(rows: int = 2, length: int = 20) -> torch.Tensor:
     return torch.randint(3, TOKENS, (rows, length), generator=torch.Generator().manual_seed(1))
 
 
+def padded_batch(tokenizer: Tokenizer) -> dict[str, torch.Tensor]:
+    """As it comes from a validation set of documents."""
+    ids = some_ids()
+    ids[1, -4:] = tokenizer.pad_id
+    return {"input_ids": ids}
+
+
 def in_a_fresh_process(script: str, tmp_path: Path) -> str:
     """What a script prints that has transformers and nothing of ours."""
     environment = os.environ | {"PYTHONPATH": "", "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "cache")}
@@ -134,9 +141,8 @@ def test_our_transformer_is_a_llama(special: dict, tied: bool) -> None:
 
 def test_an_export_is_whole_verified_and_read_back(tokenizer: Tokenizer, tmp_path: Path) -> None:
     model = scrambled(dressed())
-    done = export(
-        model, tokenizer, Config(name="mine"), tmp_path / "model", sample=some_ids(), measures={"validation loss": 3.25}
-    )
+    measures = {"validation loss": 3.25}
+    done = export(model, tokenizer, Config(name="mine"), tmp_path / "model", padded_batch(tokenizer), measures)
     assert done.what.startswith("a Llama") and done.difference < 1e-4 and done.notes == ()
     names = "README.md config.json generation_config.json model.safetensors tokenizer.json tokenizer_config.json"
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == names.split()
@@ -198,7 +204,7 @@ def mixer(architectures: Path) -> LanguageModel:
 
 
 def test_any_backbone_is_exported_with_its_code(mixer: LanguageModel, tokenizer: Tokenizer, tmp_path: Path) -> None:
-    done = export(mixer, tokenizer, Config(), tmp_path / "model")
+    done = export(mixer, tokenizer, Config(), tmp_path / "model", padded_batch(tokenizer))
     assert done.what == "Mixer, with its own code" and done.difference < 1e-4 and done.notes == ()
     assert "architectures_parts_mixing.py" in {path.name for path in (tmp_path / "model").iterdir()}
     (tmp_path / "repository").rename(tmp_path / "elsewhere")

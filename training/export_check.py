@@ -34,7 +34,9 @@ def main(directory: str, questions_path: str, answers_path: str) -> None:
     with torch.no_grad():
         logits = model(**batch).logits
         if questions["generate"]:
-            written = model.generate(**batch, max_new_tokens=1, do_sample=False)
+            # The rows may hold padding; without a mask of its own `generate` would guess one, and look away from it.
+            everything = torch.ones_like(batch["input_ids"])
+            written = model.generate(**batch, attention_mask=everything, max_new_tokens=1, do_sample=False)
             answers["first"] = written[:, -1].tolist()
     save_file({"logits": logits.float().contiguous()}, f"{answers_path}.safetensors")
     try:
