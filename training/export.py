@@ -185,7 +185,9 @@ def _verify(
     except (ValueError, TypeError) as problem:  # no logits, or it needs more than ids
         raise NotThisForm(f"its logits cannot be compared: {problem}") from None
     ids = batch["input_ids"].tolist()
+    special = [tokenizer.token(index) for index in tokenizer.special_ids]
     texts = [SAMPLE_TEXT, *(tokenizer.decode(row) for row in ids)]
+    texts = [text for text in texts if not any(token in text for token in special)]  # transformers makes ids of these
     questions = {
         "auto_class": form.auto_class,
         "batch": {name: rows.tolist() for name, rows in batch.items()},
