@@ -2,8 +2,8 @@
 
     python benchmarks/first_step.py [--runs 5]
 
-The same shape of model (6 layers, width 384, windows of 256, 8 a step, vocabulary 8192), the same tokens, no validation
-before the first step in either. The two run in turn. Prints seconds and the ratio, and writes
+The same shape of model (6 layers, width 384, windows of 256, 8 a step, as many tokens in the vocabulary), the same
+tokens, no validation before the first step in either. The two run in turn. Prints seconds and the ratio, and writes
 benchmarks/results/first_step.json.
 """
 
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -26,43 +27,53 @@ dataset: {{source: synthetic, name: made, max_documents: 4000}}
 tokenizer: {{vocab_size: 8192}}
 data: {{max_seq_len: 256}}
 model: {{arguments: {{width: 384, depth: 6, heads: 6, feedforward_width: 1024, max_seq_len: 256}}}}
-trainer: {{max_steps: 1, global_batch_size: 8, precision: 32-true, validate_at_start: false, validate_every: null}}
+trainer:
+  {{max_steps: 1, global_batch_size: 8, precision: 32-true, validate_at_start: false,
+   validate_every: null, validation_windows: 8}}
 checkpoints: {{every: null, export: none}}
 logging: {{every: 1, tensorboard: false, samples: 0}}
 """
 
 
-def seconds_until(command: list[str], text: str) -> float:
-    """From the start of the command to the first line of its output that holds `text`."""
-    started = time.monotonic()
-    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    seconds = None
-    lines = []
-    for line in process.stdout:
-        lines.append(line)
-        if seconds is None and text in line:
-            seconds = time.monotonic() - started
-    process.wait()
-    if seconds is None:
-        sys.exit(f"{' '.join(command)} never printed {text!r}:\n{''.join(lines)}")
+def seconds_until(command: list[str], happened: Callable[[], bool]) -> float:
+    """From the start of the command to the moment that `happened` says yes; the command then runs to its end."""
+    with tempfile.TemporaryFile("w+") as output:
+        started = time.monotonic()
+        process = subprocess.Popen(command, cwd=REPOSITORY, stdout=output, stderr=subprocess.STDOUT)
+        while not happened():
+            if process.poll() is not None and not happened():
+                output.seek(0)
+                sys.exit(f"{' '.join(command)} ended without a step:\n{output.read()}")
+            time.sleep(0.005)
+        seconds = time.monotonic() - started
+        process.wait()
     return seconds
 
 
-def prepare(folder: Path) -> Path:
-    """Tokenizer and shards of synthetic text, and the same tokens as a flat array for the peer."""
+def has_line(path: Path, text: str) -> Callable[[], bool]:
+    """Whether the file is there and holds the text."""
+    return lambda: path.exists() and text in path.read_text()
+
+
+def prepare(folder: Path) -> tuple[Path, int]:
+    """Tokenizer and shards of synthetic text, the same tokens as a flat array for the peer. -> config, rows of the
+    embedding"""
     import numpy as np
 
     from configs.loading import load_config
     from configs.places import shards_dir
     from corpus.shards import ShardSet
+    from models.interface import padded_vocab
+    from tokenizer.tokenizer import Tokenizer
 
     config = folder / "first_step.yaml"
     config.write_text(CONFIG.format(folder=folder))
     for script in (["-m", "tokenizer.train_hf_tokenizer"], ["tokenize_data.py"]):
         subprocess.run([sys.executable, *script, str(config)], cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL)
-    shards = ShardSet.open(shards_dir(load_config(config)), "train")
+    loaded = load_config(config)
+    shards = ShardSet.open(shards_dir(loaded), "train")
     np.save(folder / "tokens.npy", np.concatenate([shard.tokens for shard in shards.shards]).astype(np.uint16))
-    return config
+    return config, padded_vocab(Tokenizer.configured(loaded).vocab_size)
 
 
 def main() -> None:
@@ -72,13 +83,15 @@ def main() -> None:
     ours, peer = [], []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        config = prepare(folder)
+        config, rows = prepare(folder)
         for run in range(arguments.runs + 1):
             print(f"run {run} of {arguments.runs}", flush=True)
             train = [sys.executable, "train.py", str(config), f"name=run{run}"]
-            theirs = [sys.executable, "benchmarks/peers/lightning_llama.py", str(folder / "tokens.npy"), "1"]
-            for times, command in ((ours, train), (peer, theirs)):
-                times.append(seconds_until(command, "step 1"))
+            mark = folder / f"peer{run}"
+            theirs = [sys.executable, "benchmarks/peers/lightning_llama.py", str(folder / "tokens.npy"), "1", str(mark)]
+            theirs.append(str(rows))
+            ours.append(seconds_until(train, has_line(folder / f"runs/run{run}/metrics.jsonl", '"kind": "train"')))
+            peer.append(seconds_until(theirs, has_line(mark, "step 1")))
     ours, peer = ours[1:], peer[1:]
     ratios = sorted(a / b for a, b in zip(ours, peer, strict=True))
     result = {

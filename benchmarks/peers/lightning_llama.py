@@ -1,25 +1,18 @@
 """The peer of `benchmarks/first_step.py`: the shortest honest Lightning + Hugging Face Llama script.
 
-    python benchmarks/peers/lightning_llama.py TOKENS.npy [STEPS]
+    python benchmarks/peers/lightning_llama.py TOKENS.npy STEPS MARK VOCABULARY
 
-Windows of 256 from a file of uint16 tokens; prints the seconds from the start of the process to the end of each step.
+Windows of 256 from a file of uint16 tokens; writes a line to the file MARK at the end of each step.
 """
 
-import os
 import sys
-import time
 
-STARTED = time.time() - (
-    time.clock_gettime(time.CLOCK_BOOTTIME)
-    - float(open("/proc/self/stat").read().split()[21]) / os.sysconf("SC_CLK_TCK")
-)
+import numpy as np
+import pytorch_lightning as L
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
-import numpy as np  # noqa: E402
-import pytorch_lightning as L  # noqa: E402
-import torch  # noqa: E402
-from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
-
-LENGTH, BATCH, VOCABULARY = 256, 8, 8192
+LENGTH, BATCH = 256, 8
 
 
 class Windows(torch.utils.data.Dataset):
@@ -41,7 +34,7 @@ class Training(L.LightningModule):
     def __init__(self) -> None:
         super().__init__()
         config = LlamaConfig(
-            vocab_size=VOCABULARY, hidden_size=384, intermediate_size=1024, num_hidden_layers=6,
+            vocab_size=int(sys.argv[4]), hidden_size=384, intermediate_size=1024, num_hidden_layers=6,
             num_attention_heads=6, max_position_embeddings=LENGTH, tie_word_embeddings=True, use_cache=False,
         )  # fmt: skip
         self.model = LlamaForCausalLM(config)
@@ -52,16 +45,20 @@ class Training(L.LightningModule):
         return loss
 
     def on_train_batch_end(self, *_: object) -> None:
-        print(f"step {self.global_step} after {time.time() - STARTED:.2f} s", flush=True)
+        with open(sys.argv[3], "a") as mark:
+            mark.write(f"step {self.global_step}\n")
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(self.parameters(), lr=1e-3, fused=True)
 
 
 if __name__ == "__main__":
-    steps = int(sys.argv[2]) if len(sys.argv) > 2 else 1
     loader = torch.utils.data.DataLoader(Windows(sys.argv[1]), batch_size=BATCH, shuffle=True)
     trainer = L.Trainer(
-        accelerator="cpu", max_steps=steps, logger=False, enable_checkpointing=False, enable_model_summary=False
+        accelerator="cpu",
+        max_steps=int(sys.argv[2]),
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
     )
     trainer.fit(Training(), loader)
