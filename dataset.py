@@ -21,9 +21,10 @@ from configs.places import run_dir, shards_dir, validation_names
 from configs.schema import Config
 from corpus.chance import key_of
 from corpus.order import Order
-from corpus.packing import WindowIndex, Windows
+from corpus.packing import Windows
 from corpus.samples import Samples
 from corpus.shards import ShardSet
+from corpus.window_index import WindowIndex
 from models.interface import ModelFacts
 from objectives import build_objective
 from objectives.facts import NOTHING

@@ -1,11 +1,12 @@
-"""Documents -> windows: rows of R = max_seq_len + ahead tokens, computed when they are read.
+"""Documents -> how they are cut into windows: rows of R = max_seq_len + ahead tokens.
 
     full      all documents run together          partial   each document is cut by itself
     truncate  the first window of each document    none      a document (or pair) a window, longer ones refused
 
 A stream of n tokens (full: the split, partial: a document) gives max(1, ceil((n - s) / (b - s))) windows: b tokens of a
 row are text, and s = overlap + (0 with window_bos, else ahead) are shared by neighbours. What the window before has
-scored is not scored again: every token is scored exactly once, except the first of a stream where nothing precedes it.
+scored is not scored again: every token is scored exactly once, except the first of a stream where nothing precedes it
+and, with document_masking, the first of each document.
 """
 
 from dataclasses import asdict, dataclass
@@ -14,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from corpus.shards import Shard, ShardSet, map_tensors, read_about, write_tensors
+from corpus.shards import Shard, map_tensors, read_about, write_tensors
 from utils.hashing import sha256_json
 from utils.messages import UserError
 
@@ -24,12 +25,15 @@ class Windows(NamedTuple):
 
     tokens: np.ndarray  # (B, R) int64
     lengths: np.ndarray  # (B,) int64: how many of them are tokens
-    scored: (
-        np.ndarray
-    )  # (B, R) bool: tokens of the text that this window scores (of pairs none: their targets are scored)
+    # (B, R) bool: tokens of the text that this window scores (of pairs none: their targets are scored)
+    scored: np.ndarray
     places: np.ndarray  # (B,) uint64: in the order; what chance is drawn from
     target_tokens: np.ndarray | None = None  # (B, max_seq_len) int64: the other side of pairs
     target_lengths: np.ndarray | None = None  # (B,) int64
+    # With document_masking: (B, R) int64, which of the row's documents each place belongs to, counted from 0. The edges
+    # belong to the first and the last document, the filling to the last.
+    documents: np.ndarray | None = None
+    target_documents: np.ndarray | None = None  # (B, max_seq_len) int64: the same numbers for the other side of pairs
 
     def rows(self, chosen: np.ndarray | slice) -> "Windows":
         """Some of the rows."""
@@ -37,11 +41,15 @@ class Windows(NamedTuple):
 
     def narrowed(self) -> "Windows":
         """Without the places that no row fills."""
-        width = int(self.lengths.max(initial=1))
-        narrow = self._replace(tokens=self.tokens[:, :width], scored=self.scored[:, :width])
-        if self.target_tokens is None:
-            return narrow
-        return narrow._replace(target_tokens=self.target_tokens[:, : int(self.target_lengths.max(initial=1))])
+
+        def cut(values: np.ndarray | None, lengths: np.ndarray | None) -> np.ndarray | None:
+            return None if values is None or lengths is None else values[:, : int(lengths.max(initial=1))]
+
+        return self._replace(
+            tokens=cut(self.tokens, self.lengths), scored=cut(self.scored, self.lengths),
+            documents=cut(self.documents, self.lengths), target_tokens=cut(self.target_tokens, self.target_lengths),
+            target_documents=cut(self.target_documents, self.target_lengths),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,7 @@ class Packing:
     begin: int | None = None
     end: int | None = None
     pairs: bool = False  # source and target, or prompt and response, side by side
+    document_masking: bool = False  # documents in a window do not see each other
 
     def __post_init__(self) -> None:
         if self.stride < 1:
@@ -114,183 +123,36 @@ class Counts:
         return Counts(**{key: mine[key] + theirs[key] for key in mine}, longest=longest)
 
 
-class WindowIndex:
-    """All windows of a split: how many there are, and any of them by number."""
-
-    def __init__(self, shards: ShardSet, packing: Packing, fallback: Path | None = None) -> None:
-        """fallback: folder for the index where that of the shards cannot be written.
-
-        Raises UserError where packing none meets a document that does not fit."""
-        self.shards, self.packing = shards, packing
-        self.from_prompts = packing.pairs and shards.kind != "pairs"
-        self.with_spans = shards.kind in ("prompt_response", "messages")
-        if packing.packing == "full":
-            self.counts = self._count_full()
-            return
-        indices = [load_index(shard, packing, self.from_prompts, fallback) for shard in shards.shards]
-        self.document = [documents for documents, _, _ in indices]
-        self.start = [starts for _, starts, _ in indices]
-        self.counts = sum((counts for _, _, counts in indices), Counts())
-        self.first_window = np.cumsum([0, *(len(documents) for documents in self.document)])
-        if packing.packing == "none" and self.counts.too_long:
-            raise UserError(
-                f"data.packing=none: {self.counts.too_long} of {shards.n_documents} documents in {shards.directory} "
-                f"do not fit into data.max_seq_len={packing.max_seq_len} (the longest has "
-                f"{self.counts.longest} tokens); "
-                f"raise data.max_seq_len, or use packing truncate" + ("" if packing.pairs else " or partial")
-            )
-
-    def __len__(self) -> int:
-        return self.counts.windows
-
-    def gather(self, indices: np.ndarray, places: np.ndarray | None = None) -> Windows:
-        """indices: (B,) windows of this split. places: (B,) in the order; by default the indices."""
-        indices = np.asarray(indices, np.int64)
-        places = indices if places is None else places
-        source, target = self._full(indices) if self.packing.packing == "full" else self._by_document(indices)
-        tokens, lengths, scored = self._rows(source)
-        windows = Windows(tokens, lengths, scored, np.asarray(places).astype(np.uint64))
-        if target is None:
-            return windows
-        other = "tokens" if self.from_prompts else "target_tokens"
-        target_tokens = self._take(other, target.start, target.length, self.packing.max_seq_len)
-        return windows._replace(target_tokens=target_tokens, target_lengths=target.length, scored=np.zeros_like(scored))
-
-    def _count_full(self) -> Counts:
-        packing, shards = self.packing, self.shards
-        n = shards.n_tokens
-        windows = int(packing.windows_of(np.array([n]))[0])
-        text = n + (windows - 1) * packing.shared if windows else 0
-        edges = packing.row - packing.room
-        scorable = sum(shard.record.scored_tokens for shard in shards.shards)
-        lost = 0
-        if packing.first_scored and n:
-            first = np.zeros(1, np.int64)
-            lost = int(not self.with_spans or self._in_spans(first, first + 1, 1)[0, 0])
-        return Counts(windows, text + windows * (edges - packing.ahead), scorable - lost, lost)
-
-    def _full(self, indices: np.ndarray) -> tuple["_Rows", None]:
-        start = indices * self.packing.stride
-        length = np.minimum(self.packing.room, self.shards.n_tokens - start)
-        new = np.where(start > 0, self.packing.shared, self.packing.first_scored)
-        return _Rows(start, length, new), None
-
-    def _by_document(self, indices: np.ndarray) -> tuple["_Rows", "_Rows | None"]:
-        packing, zeros = self.packing, np.zeros(len(indices), np.int64)
-        source, target = _Rows(zeros, zeros.copy(), zeros.copy()), _Rows(zeros.copy(), zeros.copy(), zeros)
-        which = np.searchsorted(self.first_window, indices, side="right") - 1
-        for number in np.unique(which):
-            rows = np.flatnonzero(which == number)
-            shard, local = self.shards.shards[number], indices[rows] - self.first_window[number]
-            documents, starts = self.document[number][local], self.start[number][local].astype(np.int64)
-            first, length = _extent(shard.offsets, documents)
-            source.start[rows] = self.shards.first_token[number] + first + starts
-            source.length[rows] = np.minimum(packing.room, length - starts)
-            source.new[rows] = np.where(starts > 0, packing.shared, packing.first_scored)
-            if packing.pairs:
-                base = self.shards.first_token if self.from_prompts else self.shards.first_target
-                source.length[rows], begins, lengths = _sides(shard, documents, self.from_prompts)
-                source.length[rows] = np.minimum(packing.room, source.length[rows])
-                target.start[rows] = base[number] + begins
-                target.length[rows] = np.minimum(packing.max_seq_len, lengths)
-        return source, target if packing.pairs else None
-
-    def _rows(self, rows: "_Rows") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """-> tokens (B, R), lengths (B,), scored (B, R), the edges put around the text"""
-        packing, room = self.packing, self.packing.room
-        text = self._take("tokens", rows.start, rows.length, room)
-        places = np.arange(room)
-        scored = (places >= rows.new[:, None]) & (places < rows.length[:, None])
-        if self.with_spans:
-            scored &= self._in_spans(rows.start, rows.length, room)
-        lengths = rows.length
-        if packing.begin is not None:
-            text = np.pad(text, ((0, 0), (1, 0)), constant_values=packing.begin)
-            scored = np.pad(scored, ((0, 0), (1, 0)))
-            lengths = lengths + 1
-        if packing.end is not None:
-            text, scored = np.pad(text, ((0, 0), (0, 1))), np.pad(scored, ((0, 0), (0, 1)))
-            text[np.arange(len(text)), lengths] = packing.end
-            lengths = lengths + 1
-        return text, lengths, scored
-
-    def _take(self, name: str, start: np.ndarray, length: np.ndarray, width: int) -> np.ndarray:
-        """Tokens from `start` on, `length` of them, of the stream of all shards. -> (B, width) int64, filled with 0"""
-        taken = np.zeros((len(start), width), np.int64)
-        firsts = self.shards.first_target if name == "target_tokens" else self.shards.first_token
-        for number, rows in _touched(firsts, start, start + length):
-            values = getattr(self.shards.shards[number], name)
-            places = start[rows, None] - firsts[number] + np.arange(width)
-            inside = (places >= 0) & (places < len(values)) & (np.arange(width) < length[rows, None])
-            if inside.all():
-                taken[rows] = values[places]
-            else:
-                block = taken[rows]
-                block[inside] = values[places[inside]]
-                taken[rows] = block
-        return taken
-
-    def _in_spans(self, start: np.ndarray, length: np.ndarray, width: int) -> np.ndarray:
-        """Which places of rows lie in spans that are scored. -> (B, width) bool"""
-        steps = np.zeros((len(start), width + 1), np.int32)  # +1 where a span begins, -1 where it ends
-        firsts = self.shards.first_token
-        for number, rows in _touched(firsts, start, start + length):
-            shard = self.shards.shards[number]
-            if shard.scored is None:
-                continue
-            begin, end = start[rows] - firsts[number], start[rows] + length[rows] - firsts[number]
-            low = np.maximum(np.searchsorted(shard.offsets, begin, side="right") - 1, 0)
-            high = np.minimum(np.searchsorted(shard.offsets, end, side="left"), shard.n_documents)
-            owner, document = _ranges(low, high - low)
-            span_owner, span = _ranges(shard.scored_offsets[document], np.diff(shard.scored_offsets)[document])
-            places = shard.scored[span] + (shard.offsets[document[span_owner]] - begin[owner[span_owner]])[:, None]
-            places = places.clip(0, width)
-            row = rows[owner[span_owner]]
-            np.add.at(steps, (row, places[:, 0]), 1)
-            np.add.at(steps, (row, places[:, 1]), -1)
-        return steps.cumsum(1)[:, :width] > 0
-
-
-class _Rows(NamedTuple):
-    """Stretches of a stream. All (B,) int64."""
-
-    start: np.ndarray
-    length: np.ndarray
-    new: np.ndarray  # places before this one are not scored
-
-
-def _touched(firsts: np.ndarray, start: np.ndarray, stop: np.ndarray) -> list[tuple[int, np.ndarray]]:
-    """Shards that stretches lie in. -> pairs of a shard's number and the rows that touch it"""
-    low = np.searchsorted(firsts, start, side="right") - 1
-    high = np.searchsorted(firsts, stop, side="left") - 1  # of the last token
-    numbers = (
-        np.unique(np.concatenate([low, high])) if (high - low <= 1).all() else np.arange(low.min(), high.max() + 1)
-    )
-    chosen = [(int(number), np.flatnonzero((low <= number) & (number <= high))) for number in numbers]
-    return [(number, rows) for number, rows in chosen if rows.size]
-
-
-def _ranges(first: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def ranges(first: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Runs of whole numbers end to end. -> whose run each is, the numbers"""
     owner = np.repeat(np.arange(len(first)), count)
     within = np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)
     return owner, first[owner] + within
 
 
-def _extent(offsets: np.ndarray, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def extent(offsets: np.ndarray, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """-> first token and length of documents"""
     return offsets[documents], offsets[documents + 1] - offsets[documents]
 
 
-def _sides(shard: Shard, documents: np.ndarray, from_prompts: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def sides(shard: Shard, documents: np.ndarray, from_prompts: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """-> length of each source; first token and length of each target, in the shard"""
-    first, length = _extent(shard.offsets, documents)
+    first, length = extent(shard.offsets, documents)
     if not from_prompts:
-        return length, *_extent(shard.target_offsets, documents)
+        return length, *extent(shard.target_offsets, documents)
     begins = np.append(shard.scored[:, 0], 0)  # one more, for documents after the last span
     has_span = np.diff(shard.scored_offsets)[documents] > 0
     border = np.where(has_span, begins[shard.scored_offsets[documents]], length)
     return border, first + border, length - border
+
+
+def first_tokens(shard: Shard) -> int:
+    """How many first tokens of documents should be scored."""
+    if shard.scored is None:
+        return int(np.count_nonzero(np.diff(shard.offsets)))
+    of_spans = shard.scored_offsets[:-1][np.diff(shard.scored_offsets) > 0]
+    begins, ends = shard.scored[of_spans].T
+    return int(np.count_nonzero((begins == 0) & (ends > 0)))
 
 
 def load_index(
@@ -326,7 +188,7 @@ def make_index(shard: Shard, packing: Packing, from_prompts: bool) -> tuple[np.n
     windows = packing.windows_of(lengths)
     if packing.packing != "partial":
         windows = np.minimum(windows, 1)
-    owner, number = _ranges(np.zeros(len(every), np.int64), windows)
+    owner, number = ranges(np.zeros(len(every), np.int64), windows)
     start = number * packing.stride
     stop = np.minimum(start + packing.room, lengths[owner])
     new = start + np.where(start > 0, packing.shared, packing.first_scored)
@@ -350,7 +212,7 @@ def _index_of_pairs(shard: Shard, packing: Packing, from_prompts: bool) -> tuple
     every = np.arange(shard.n_documents)
     if not len(every):
         return every.astype(np.int32), every.astype(np.int32), Counts()
-    source, _, target = _sides(shard, every, from_prompts)
+    source, _, target = sides(shard, every, from_prompts)
     kept = target > 0
     fits_source, fits_target = np.minimum(source, packing.room), np.minimum(target, packing.max_seq_len)
     edges = packing.row - packing.room
@@ -370,7 +232,7 @@ def _scored_between(shard: Shard, document: np.ndarray, first: np.ndarray, stop:
     """How many tokens of a document's stretch first, …, stop - 1 are scored. All (W,) int64"""
     if shard.scored is None:
         return np.maximum(stop - first, 0)
-    owner, _ = _ranges(shard.scored_offsets[:-1], np.diff(shard.scored_offsets))
+    owner, _ = ranges(shard.scored_offsets[:-1], np.diff(shard.scored_offsets))
     spans = shard.scored + shard.offsets[owner][:, None]  # places in the shard
     before = np.concatenate([[0], np.cumsum(spans[:, 1] - spans[:, 0])])
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from corpus.packing import Packing, WindowIndex
+from corpus.packing import Packing
 from corpus.shards import ShardSet, ShardWriter, Tokens, totals
+from corpus.window_index import WindowIndex
 from utils.messages import UserError
 
 BEGIN, END = 1, 2  # tokens of documents are 10 and more
@@ -71,8 +72,9 @@ def shards_of(folder: Path, tokens: Tokens, kind: str = "text", shard_tokens: in
 @pytest.mark.parametrize("edges", [(None, None), (BEGIN, None), (BEGIN, END), (None, END)])
 @pytest.mark.parametrize("packing", ["full", "partial", "truncate"])
 @pytest.mark.parametrize("with_spans", [False, True])
+@pytest.mark.parametrize("masking", [False, True])
 def test_every_token_is_scored_exactly_once(
-    tmp_path: Path, packing: str, ahead: int, edges: tuple[int | None, int | None], with_spans: bool
+    tmp_path: Path, packing: str, ahead: int, edges: tuple[int | None, int | None], with_spans: bool, masking: bool
 ) -> None:
     for seed, (length, overlap) in enumerate([(4, 0), (8, 3), (7, 2)]):
         rng = np.random.default_rng(seed)
@@ -81,7 +83,7 @@ def test_every_token_is_scored_exactly_once(
         shards = shards_of(
             tmp_path / str(seed), batch_of(documents, spans), "prompt_response" if with_spans else "text"
         )
-        how = Packing(length, ahead, packing, overlap, *edges)
+        how = Packing(length, ahead, packing, overlap, *edges, document_masking=masking)
         index = WindowIndex(shards, how)
         windows = index.gather(np.arange(len(index)))
         assert windows.tokens.shape == (len(index), length + ahead)
@@ -99,6 +101,8 @@ def test_every_token_is_scored_exactly_once(
         )  # noqa: E501
         scorable = len(due)
         due -= {stream[0] for stream in streams if stream and ahead and edges[0] is None}
+        if masking and ahead and packing == "full":
+            due -= {document[0] for document in documents if document} - ({streams[0][0]} if edges[0] else set())
         if packing == "truncate":
             due &= {token for document in documents for token in document[: how.room]}
         scored = windows.tokens[windows.scored].tolist()
@@ -117,6 +121,13 @@ def test_every_token_is_scored_exactly_once(
             assert edges[1] is None or row[size - 1] == END
             assert (row[size:] == 0).all()
             assert 0 < len(part) <= how.room and (np.diff(part) == 1).all()  # runs of one stream
+        if masking:
+            owner = {token: number for number, document in enumerate(documents) for token in document}
+            for row, part in zip(windows.documents, text, strict=True):
+                of_text = [owner[token] for token in part]
+                numbers = [sorted(set(of_text)).index(number) for number in of_text]
+                before, after = numbers[:1] * (edges[0] is not None), numbers[-1:] * len(row)
+                assert row.tolist() == (before + numbers + after)[: len(row)]
         if packing == "full":  # neighbours share s tokens, nothing is lost between them
             for before, after in zip(text, text[1:], strict=False):
                 assert (
