@@ -25,6 +25,8 @@ TextUnit = Literal["file", "line", "paragraph"]
 COMPRESSED = (".gz", ".zst")
 KNOWN = (".txt", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 BOM = b"\xef\xbb\xbf"
+# A record may hold more than its text, and escape it: what is too long is measured again once the text is known.
+ESCAPED = 8
 
 
 class Row(NamedTuple):
@@ -183,14 +185,29 @@ def _lines(path: Path, longest: int) -> Iterator[tuple[int, bytes | None]]:
 
 
 def _text_row(path: Path, number: int, raw: bytes | None) -> Row:
-    where = f"{shown(path)}:{number}"
+    row = text_row(raw, f"{shown(path)}:{number}")
+    if raw is not None and row.reason == "not UTF-8":
+        line = number + raw[: _bad_byte(raw)].count(b"\n")
+        return row._replace(where=f"{shown(path)}:{line}")
+    return row
+
+
+def text_row(raw: bytes | None, where: str = "") -> Row:
+    """The row of a text. None: one that is too long."""
     if raw is None:
         return Row(where, None, "too long")
     try:
         return Row(where, {"text": raw.decode()})
     except UnicodeDecodeError as problem:
-        line = number + raw[: problem.start].count(b"\n")
-        return Row(f"{shown(path)}:{line}", None, "not UTF-8", f"byte {raw[problem.start]:#04x}")
+        return Row(where, None, "not UTF-8", f"byte {raw[problem.start]:#04x}")
+
+
+def _bad_byte(raw: bytes) -> int:
+    try:
+        raw.decode()
+    except UnicodeDecodeError as problem:
+        return problem.start
+    return 0
 
 
 def _whole(path: Path, longest: int) -> Row:
@@ -222,27 +239,54 @@ def _paragraphs(path: Path, longest: int) -> Iterator[Row]:
 
 
 def _json_rows(path: Path, longest: int) -> Iterator[Row]:
-    # A record may hold more than its text: what is too long is measured again once the text is known.
-    for number, raw in _lines(path, 8 * longest):
-        where = f"{shown(path)}:{number}"
-        if raw is None:
-            yield Row(where, None, "too long")
-            continue
+    for number, raw in _lines(path, ESCAPED * longest):
+        row = json_row(raw, f"{shown(path)}:{number}", is_first=number == 1)
+        if row is not None:
+            yield row
+
+
+def json_row(raw: bytes | None, where: str = "", is_first: bool = False) -> Row | None:
+    """The row of a line of JSON; None where the line is blank. is_first: of its file."""
+    if raw is None:
+        return Row(where, None, "too long")
+    try:
+        record = json.loads(raw.decode())
+    except UnicodeDecodeError as problem:
+        return Row(where, None, "not UTF-8", f"byte {raw[problem.start]:#04x}")
+    except (ValueError, RecursionError) as problem:
         if not raw.strip():
-            continue
-        try:
-            record = json.loads(raw.decode())
-        except UnicodeDecodeError as problem:
-            yield Row(where, None, "not UTF-8", f"byte {raw[problem.start]:#04x}")
-        except (ValueError, RecursionError) as problem:
-            array = number == 1 and raw.lstrip().startswith(b"[")
-            advice = "; the file is one array: write an object a line" if array else ""
-            yield Row(where, None, "not JSON", f"{problem}{advice}")
+            return None
+        array = is_first and raw.lstrip().startswith(b"[")
+        advice = "; the file is one array: write an object a line" if array else ""
+        return Row(where, None, "not JSON", f"{problem}{advice}")
+    if isinstance(record, dict):
+        return Row(where, record)
+    return Row(where, None, "not JSON", f"a line is an object, not {type(record).__name__}")
+
+
+def lines_between(path: Path, start: int, stop: int, longest: int) -> Iterator[bytes | None]:
+    """The lines that begin in the bytes start, …, stop - 1 of a file, without their ends; None for one too long."""
+    with _damage(path), open(path, "rb") as file:
+        file.seek(max(0, start - 1))
+        block = file.read(stop - max(0, start - 1))
+        if start:
+            # Unless the byte before is a line's end, the first bytes belong to a line that began earlier.
+            first = block.find(b"\n") + 1
+            if not first:
+                return
+            block = block[first:]
         else:
-            if isinstance(record, dict):
-                yield Row(where, record)
-            else:
-                yield Row(where, None, "not JSON", f"a line is an object, not {type(record).__name__}")
+            block = block.removeprefix(BOM)
+        if not block:
+            return
+        lines = block.split(b"\n")
+        last = lines.pop()
+        if last:  # its end lies beyond; of one that is too long no more is read than tells that
+            last = (last + file.readline(max(0, longest + len(b"\r\n") + 1 - len(last)))).removesuffix(b"\n")
+            lines.append(last)
+    for line in lines:
+        content = line.removesuffix(b"\r")
+        yield content if len(content) <= longest else None
 
 
 def _table_rows(path: Path, longest: int) -> Iterator[Row]:
@@ -286,17 +330,62 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
         yield from _batch_rows(path, file.iter_batches(batch_size=256))
 
 
+def parquet_groups(path: Path) -> list[tuple[int, int]]:
+    """Rows and bytes, uncompressed, of each row group of a Parquet file."""
+    import pyarrow.parquet
+
+    with _damage(path), pyarrow.parquet.ParquetFile(path) as file:
+        groups = (file.metadata.row_group(i) for i in range(file.metadata.num_row_groups))
+        return [(group.num_rows, group.total_byte_size) for group in groups]
+
+
+def parquet_group_rows(path: Path, group: int, first_row: int) -> Iterator[Row]:
+    """The rows of one row group. first_row: rows of the file before it."""
+    import pyarrow.parquet
+
+    with _damage(path), pyarrow.parquet.ParquetFile(path) as file:
+        if group < file.metadata.num_row_groups:  # an empty file has none
+            yield from _batch_rows(path, file.iter_batches(batch_size=256, row_groups=[group]), first_row)
+
+
 def _arrow_rows(path: Path) -> Iterator[Row]:
+    yield from arrow_rows_between(path, 0, None)
+
+
+def arrow_rows_between(path: Path, start: int, stop: int | None) -> Iterator[Row]:
+    """The rows start, …, stop - 1 (None: to the end) of an Arrow file."""
     import pyarrow
 
-    with pyarrow.memory_map(str(path)) as source:
-        try:
-            reader: Iterable[Any] = pyarrow.ipc.open_stream(source)
-        except pyarrow.ArrowInvalid:  # the other of Arrow's two formats
-            source.seek(0)
-            file = pyarrow.ipc.open_file(source)
-            reader = (file.get_batch(i) for i in range(file.num_record_batches))
-        yield from _batch_rows(path, (part for batch in reader for part in _slices(batch)))
+    with _damage(path), pyarrow.memory_map(str(path)) as source:
+        first = 0
+        for batch in _arrow_batches(source):
+            low, high = max(start - first, 0), batch.num_rows
+            if stop is not None:
+                high = min(high, stop - first)
+            if low < high:
+                yield from _batch_rows(path, _slices(batch.slice(low, high - low)), first + low)
+            first += batch.num_rows
+            if stop is not None and first >= stop:
+                return
+
+
+def arrow_row_count(path: Path) -> int:
+    """Rows of an Arrow file; nothing of them is read."""
+    import pyarrow
+
+    with _damage(path), pyarrow.memory_map(str(path)) as source:
+        return sum(batch.num_rows for batch in _arrow_batches(source))
+
+
+def _arrow_batches(source: Any) -> Iterable[Any]:
+    import pyarrow
+
+    try:
+        return pyarrow.ipc.open_stream(source)
+    except pyarrow.ArrowInvalid:  # the other of Arrow's two formats
+        source.seek(0)
+        file = pyarrow.ipc.open_file(source)
+        return (file.get_batch(i) for i in range(file.num_record_batches))
 
 
 def _slices(batch: Any, rows: int = 256) -> Iterator[Any]:
@@ -305,8 +394,7 @@ def _slices(batch: Any, rows: int = 256) -> Iterator[Any]:
         yield batch.slice(start, rows)
 
 
-def _batch_rows(path: Path, batches: Iterable[Any]) -> Iterator[Row]:
-    number = 0
+def _batch_rows(path: Path, batches: Iterable[Any], number: int = 0) -> Iterator[Row]:
     for batch in batches:
         try:
             records = batch.to_pylist()

@@ -2,7 +2,7 @@
 
 from configs.places import shards_dir, splits
 from configs.schema import Config
-from corpus.documents import has_split
+from corpus.inputs import has_split
 from corpus.tokenising import Made, lengths_of, verify
 from utils.files import shown
 from utils.messages import UserError, amount, duration, histogram, info, size, table

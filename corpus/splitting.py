@@ -13,9 +13,9 @@ from utils.messages import UserError
 CUT = ("train", "validation", "test")
 
 
-def place_of(index: int) -> float:
-    """Where document `index` falls in [0, 1)."""
-    return _block(index // 100)[index % 100]
+def place_of(index: int, stratum: int = 0) -> float:
+    """Where document `index` falls in [0, 1). stratum: which count of documents that is (see corpus/inputs.py)."""
+    return _block(index // 100, stratum)[index % 100]
 
 
 def share(dataset: Dataset, split: str, cut: tuple[str, ...]) -> tuple[float, float]:
@@ -38,8 +38,8 @@ def share(dataset: Dataset, split: str, cut: tuple[str, ...]) -> tuple[float, fl
 
 
 @lru_cache(maxsize=4)
-def _block(number: int) -> list[float]:
-    chance = random.Random(f"liftoff split {number}")
+def _block(number: int, stratum: int) -> list[float]:
+    chance = random.Random(f"liftoff split {number}" + (f" of {stratum}" if stratum else ""))
     places = [0.0] * 100
     # Each ten documents get the tenths in an order of their own, and the documents of a tenth its hundredths.
     within = [_order(chance) for _ in range(10)]

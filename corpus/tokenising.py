@@ -18,9 +18,11 @@ import numpy as np
 
 from configs.places import shards_dir, splits
 from configs.schema import Config
-from corpus.documents import BadDocuments, differences, has_split, input_fingerprint, input_settings, read_documents
+from corpus.documents import BadDocuments, input_fingerprint, input_settings, read_documents
 from corpus.encoding import Encoder, Piece, Refused, layout_of, sides
 from corpus.fields import texts_of
+from corpus.inputs import has_split
+from corpus.raw import differences
 from corpus.shards import (
     FORMAT,
     FORMAT_VERSION,

@@ -13,7 +13,7 @@ from typing import Any
 
 from configs.places import raw_dir
 from configs.schema import Config
-from corpus.documents import RAW_FORMAT, differences, raw_settings
+from corpus.raw import RAW_FORMAT, differences, raw_settings
 from utils.files import atomic_write, make_folder, read_json, shown, write_json
 from utils.hashing import sha256_bytes
 from utils.messages import UserError

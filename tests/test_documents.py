@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from configs.schema import Config
-from corpus.documents import BadDocuments, Document, has_split, input_fingerprint, read_documents
+from corpus.documents import BadDocuments, Document, input_fingerprint, read_documents
 from corpus.fields import fill
+from corpus.inputs import has_split
 from corpus.reading import find, rows_of
 from corpus.splitting import place_of
 from utils.messages import UserError

@@ -8,8 +8,9 @@ import numpy as np
 
 from configs.places import splits
 from configs.schema import Config
-from corpus.documents import BadDocuments, has_split, read_documents
+from corpus.documents import BadDocuments, read_documents
 from corpus.fields import texts_of
+from corpus.inputs import has_split
 from tokenizer.tokenizer import Tokenizer
 from tokenizer.training_text import pieces
 from utils.messages import UserError, size

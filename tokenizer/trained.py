@@ -8,7 +8,8 @@ from typing import Any
 
 from configs.places import tokenizer_dir
 from configs.schema import Config
-from corpus.documents import differences, input_fingerprint
+from corpus.documents import input_fingerprint
+from corpus.raw import differences
 from utils.files import atomic_folder, check_writable, read_json, shown
 from utils.messages import UserError, table
 

@@ -1,9 +1,10 @@
 """Config, tokenizer, model and shards -> whether they go together, and what batches follow from them."""
 
 from configs.schema import Config
-from corpus.documents import differences, input_settings
+from corpus.documents import input_settings
 from corpus.encoding import layout_of
 from corpus.packing import Packing
+from corpus.raw import differences
 from corpus.shards import SETTINGS, ShardSet
 from models.interface import ModelFacts
 from objectives.facts import Objective, VocabularyFacts

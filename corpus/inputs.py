@@ -1,0 +1,390 @@
+"""A config -> the sources of its splits: rows in units, which any process can read by themselves, in any order.
+
+A unit is about a megabyte: a byte range of lines, a row group of Parquet, a row range of Arrow, some whole texts. What
+cannot be cut (csv, compressed files, paragraphs, functions) is one unit a file. Units and the rows in them are counted
+from 0, whoever reads them; the address of a document is unit << 32 | row, and grows along the source.
+"""
+
+import hashlib
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Literal
+
+from configs.places import REPOSITORY, raw_dir, splits
+from configs.schema import Config
+from corpus import reading, synthetic
+from corpus.fields import OF_KIND
+from corpus.raw import raw_manifest
+from corpus.reading import Row
+from corpus.splitting import CUT, place_of, share
+from utils.files import shown
+from utils.hashing import sha256_file, sha256_json
+from utils.imports import check_arguments, import_object
+from utils.messages import UserError
+
+UNIT_BYTES = 1 << 20
+LARGE = 1 << 26  # a unit above this is read in pieces, never held at once
+ROW = 32  # bits of a row's number in an address
+
+Share = tuple[float, float]  # [low, high) of [0, 1)
+Reader = Literal["lines", "json", "parquet", "arrow", "texts", "whole", "parallel"]
+
+
+def unit_of(address: int) -> int:
+    """The unit that an address lies in."""
+    return int(address) >> ROW
+
+
+def address_of(unit: int, row: int = 0) -> int:
+    """The place of a row in its source: int64, in the order of reading."""
+    return unit << ROW | row
+
+
+class Source:
+    """Rows that one or several splits are cut from."""
+
+    def __init__(self, shares: dict[str, Share]) -> None:
+        """shares: which rows each split gets, by their places in [0, 1); (0, 1) is all."""
+        self.shares = shares
+        self.units = 1
+
+    def unit_bytes(self, unit: int) -> int:
+        """About how many bytes of text a unit has; 0 where nobody knows."""
+        raise NotImplementedError
+
+    def rows(self, unit: int, start: int = 0) -> Iterator[tuple[int, Row]]:
+        """(number in the unit, row) from row `start` on. Rows of files that are cut have no `where`: see below."""
+        raise NotImplementedError
+
+    def where(self, unit: int, row: int) -> str:
+        """How a user finds a row: "file:line"."""
+        raise NotImplementedError
+
+    def is_small(self, unit: int) -> bool:
+        """Whether any process may read the unit, and hold it; else the main one reads it, some rows at a time."""
+        return False
+
+    def place(self, unit: int, row: int) -> float:
+        """Where a row falls in [0, 1): what decides its split."""
+        return place_of(row, unit)
+
+    def digest(self, unit: int) -> str:
+        """A hash of what a unit is read from."""
+        raise NotImplementedError
+
+    def changed_since(self, time: float) -> bool:
+        """Whether what is read may have changed since (seconds, as time.time())."""
+        return True
+
+    def sizes(self) -> str:
+        """A hash that is quickly made, without reading: of the sizes of all that is read, wherever it lies."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A file, or files that are read together, and how its units are cut."""
+
+    paths: tuple[Path, ...]
+    reader: Reader
+    n_bytes: int
+    ends: tuple[int, ...] = (1,)  # parquet, arrow: the row that each unit ends before
+    units: int = 1
+    unit_bytes: int = 0
+    rows_before: int | None = None  # in the files before it; None: nobody knows without reading them
+
+
+class FileSource(Source):
+    """Files, read in order."""
+
+    def __init__(
+        self, shares: dict[str, Share], files: list[list[Path]], text_unit: reading.TextUnit, longest: int, kind: str,
+    ) -> None:  # fmt: skip
+        """files: each by itself, or two that belong together line by line. longest: bytes of a document.
+        kind: of the documents (dataset.kind)."""
+        super().__init__(shares)
+        self.longest, self.text_unit, self.names = longest, text_unit, list(OF_KIND[kind])
+        self.pieces = list(_pieces(files, text_unit))
+        self.first = list(accumulate((piece.units for piece in self.pieces), initial=0))
+        self.units = self.first[-1]
+
+    def _find(self, unit: int) -> tuple[Piece, int]:
+        number = bisect_right(self.first, unit) - 1
+        return self.pieces[number], unit - self.first[number]
+
+    def unit_bytes(self, unit: int) -> int:
+        piece, _ = self._find(unit)
+        return piece.n_bytes // piece.units
+
+    def is_small(self, unit: int) -> bool:
+        piece, _ = self._find(unit)
+        return piece.reader not in ("whole", "parallel") and piece.n_bytes // piece.units <= LARGE
+
+    def rows(self, unit: int, start: int = 0) -> Iterator[tuple[int, Row]]:
+        piece, number = self._find(unit)
+        return ((i, row) for i, row in self._rows(piece, number) if row is not None and i >= start)
+
+    def _rows(self, piece: Piece, number: int) -> Iterator[tuple[int, Row | None]]:
+        path = piece.paths[0]
+        if piece.reader in ("lines", "json"):
+            start = number * UNIT_BYTES
+            longest = self.longest * (reading.ESCAPED if piece.reader == "json" else 1)
+            lines = reading.lines_between(path, start, min(start + UNIT_BYTES, piece.n_bytes), longest)
+            if piece.reader == "lines":
+                return enumerate(map(reading.text_row, lines))
+            return ((i, reading.json_row(line, "", number == i == 0)) for i, line in enumerate(lines))
+        first = piece.ends[number - 1] if number else 0
+        if piece.reader == "parquet":
+            return enumerate(reading.parquet_group_rows(path, number, first))
+        if piece.reader == "arrow":
+            return enumerate(reading.arrow_rows_between(path, first, piece.ends[number]))
+        if piece.reader == "parallel":
+            return enumerate(reading.parallel_rows(list(piece.paths), self.names, self.longest))
+        return enumerate(row for path in piece.paths for row in reading.rows_of(path, self.text_unit, self.longest))
+
+    def where(self, unit: int, row: int) -> str:
+        piece, number = self._find(unit)
+        if piece.reader in ("lines", "json"):
+            start = number * UNIT_BYTES
+            return f"{shown(piece.paths[0])}:{_lines_begun(piece.paths[0], start) + row + 1}"
+        if piece.reader in ("parquet", "arrow"):
+            return f"{shown(piece.paths[0])}:{(piece.ends[number - 1] if number else 0) + row + 1}"
+        return next((found.where for _, found in self.rows(unit, row)), shown(piece.paths[0]))
+
+    def place(self, unit: int, row: int) -> float:
+        piece, number = self._find(unit)
+        if piece.rows_before is None:
+            return place_of(row, unit)
+        return place_of(piece.rows_before + (piece.ends[number - 1] if number else 0) + row)
+
+    def digest(self, unit: int) -> str:
+        """Of the unit's share of the bytes of its file; of files that are read together, of all."""
+        piece, number = self._find(unit)
+        if piece.units == 1:
+            return sha256_json([sha256_file(path) for path in piece.paths])
+        size = piece.paths[0].stat().st_size
+        start, stop = size * number // piece.units, size * (number + 1) // piece.units
+        with open(piece.paths[0], "rb") as file:
+            file.seek(start)
+            return hashlib.sha256(file.read(stop - start)).hexdigest()
+
+    def changed_since(self, time: float) -> bool:
+        return any(path.stat().st_mtime >= time for piece in self.pieces for path in piece.paths)
+
+    def sizes(self) -> str:
+        return sha256_json([
+            [reading.kind_of(path), path.stat().st_size] for piece in self.pieces for path in piece.paths
+        ])  # fmt: skip
+
+
+class FunctionSource(Source):
+    """What a function yields: one unit, always read from its start."""
+
+    def __init__(self, split: str, records: "Iterable[Any]", name: str, identity: Any) -> None:
+        """records: can be iterated again and again. name: in messages. identity: JSON, other for other records."""
+        super().__init__({split: (0.0, 1.0)})
+        self.records, self.name, self.identity = records, name, identity
+
+    def unit_bytes(self, unit: int) -> int:
+        return 0
+
+    def rows(self, unit: int, start: int = 0) -> Iterator[tuple[int, Row]]:
+        for number, record in enumerate(self.records):
+            if number >= start:
+                yield number, self._row(number, record)
+
+    def _row(self, number: int, record: Any) -> Row:
+        where = self.where(0, number)
+        if isinstance(record, str):
+            return Row(where, {"text": record})
+        if isinstance(record, dict):
+            return Row(where, record)
+        return Row(where, None, "not text", f"a function yields dicts or text, not {type(record).__name__}")
+
+    def where(self, unit: int, row: int) -> str:
+        return f"{self.name}:{row + 1}"
+
+    def digest(self, unit: int) -> str:
+        return sha256_json(self.identity)
+
+    def sizes(self) -> str:
+        return self.digest(0)
+
+
+@dataclass(frozen=True)
+class Call:
+    """A function and its arguments, to be called anew each time that it is iterated. Pickles with them."""
+
+    function: Any
+    arguments: tuple
+    keywords: dict[str, Any]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.function(*self.arguments, **self.keywords))
+
+
+def sources(config: Config) -> list[Source]:
+    """What the splits of a config are read from; splits that are cut from the same files share a source.
+
+    Raises UserError where a path names nothing, or raw text is missing."""
+    groups: dict[Any, list[str]] = {}
+    for split in splits(config):
+        if has_split(config, split):
+            own = config.dataset.source != "files" or own_path(config, split) is not None
+            groups.setdefault(split if own else None, []).append(split)
+    return [_source(config, names) for names in groups.values()]
+
+
+def source_of(config: Config, split: str) -> Source | None:
+    """The source of one split alone; None where the config names none."""
+    return _source(config, [split]) if has_split(config, split) else None
+
+
+def _source(config: Config, names: list[str]) -> Source:
+    dataset, split = config.dataset, names[0]
+    longest = config.tokenize.max_document_bytes
+    if dataset.source == "files":
+        shares = {name: share_of(config, name) for name in names}
+        return FileSource(shares, split_files(config, split), dataset.text_unit, longest, dataset.kind)
+    if dataset.source in ("hub", "sample"):
+        files = [[raw_dir(config) / entry["name"]] for entry in _checked_raw(config, split)]
+        return FileSource({split: (0.0, 1.0)}, files, "file", longest, dataset.kind)
+    if dataset.source == "synthetic":
+        check_arguments(synthetic.documents, dataset.arguments, "dataset.arguments", ("split", "kind"))
+        call = Call(synthetic.documents, (split, dataset.kind), dataset.arguments)
+        return FunctionSource(split, call, f"synthetic {split}", [synthetic.VERSION, split, dataset.arguments])
+    function = import_object(dataset.source, "dataset.source")
+    check_arguments(function, dataset.arguments, "dataset.arguments", ("split",))
+    code = sha256_file(Path(function.__code__.co_filename))
+    identity = [dataset.source, split, dataset.arguments, code]
+    return FunctionSource(split, Call(function, (split,), dataset.arguments), f"{dataset.source}('{split}')", identity)
+
+
+def _checked_raw(config: Config, split: str) -> list[dict[str, Any]]:
+    entries = raw_manifest(config)["splits"][split]["files"]
+    for entry in entries:
+        path = raw_dir(config) / entry["name"]
+        if not path.is_file() or path.stat().st_size != entry["bytes"]:
+            raise UserError(
+                f"{shown(path)} is not what its manifest says; make it again with "
+                "python -m data_setup.download_dataset CONFIG --restart"
+            )
+    return entries
+
+
+def has_split(config: Config, split: str) -> bool:
+    """Whether the config says where the split's documents come from. (There may still turn out to be none.)"""
+    dataset = config.dataset
+    if dataset.source == "files":
+        low, high = share_of(config, split)
+        return high > low
+    if dataset.source in ("hub", "sample"):
+        return split in raw_manifest(config)["splits"]
+    return True
+
+
+def share_of(config: Config, split: str) -> Share:
+    """The part of the documents of its source that the split has: (0, 1) is all, (0, 0) none."""
+    dataset = config.dataset
+    if dataset.source != "files" or own_path(config, split) is not None:
+        return 0.0, 1.0
+    if dataset.path is None or split not in CUT:
+        return 0.0, 0.0
+    return share(dataset, split, tuple(name for name in CUT if own_path(config, name) is None))
+
+
+def own_path(config: Config, split: str) -> str | list[str] | None:
+    """The path that the config gives for this split alone."""
+    dataset = config.dataset
+    if split == "train":
+        return dataset.train_path
+    if split == "test":
+        return dataset.test_path
+    if isinstance(dataset.validation_path, dict):
+        return dataset.validation_path.get(split)
+    return dataset.validation_path if split == "validation" else None
+
+
+def split_files(config: Config, split: str) -> list[list[Path]]:
+    """The files of a split, in order: each by itself, or two that belong together line by line."""
+    path = own_path(config, split) or config.dataset.path
+    if path is None:
+        known = ", ".join(splits(config))
+        raise UserError(
+            f"dataset: no path for the split '{split}' of {known}; set dataset.path, or dataset.{split}_path"
+        )
+    if isinstance(path, str):
+        return [[file] for file in reading.find(REPOSITORY / path)]
+    if len(path) != 2 or len(OF_KIND[config.dataset.kind]) != 2:
+        raise UserError(
+            "dataset: a list of paths is two line-parallel files of kind pairs or prompt_response; this is "
+            f"{len(path)} of kind {config.dataset.kind}. A folder or a pattern names many files"
+        )
+    pair = [reading.find(REPOSITORY / one) for one in path]
+    if [len(files) for files in pair] != [1, 1]:
+        raise UserError(f"dataset: line-parallel paths name one file each: {path[0]}, {path[1]}")
+    return [[pair[0][0], pair[1][0]]]
+
+
+def _pieces(files: list[list[Path]], text_unit: reading.TextUnit) -> Iterator[Piece]:
+    """How files are cut into units. Small texts that are a document each are read together."""
+    texts: list[Path] = []
+    together = texts_before = table_rows = 0
+    for group in files:
+        n_bytes = sum(path.stat().st_size * (4 if path.suffix in reading.COMPRESSED else 1) for path in group)
+        reader = _reader_of(group, text_unit)
+        if texts and (reader != "texts" or together + n_bytes > UNIT_BYTES):
+            yield Piece(tuple(texts), "texts", together, rows_before=texts_before - len(texts))
+            texts, together = [], 0
+        if reader == "texts":
+            texts.append(group[0])
+            together, texts_before = together + n_bytes, texts_before + 1
+        elif reader in ("lines", "json"):
+            yield Piece(tuple(group), reader, n_bytes, units=max(1, -(-n_bytes // UNIT_BYTES)))
+        elif reader in ("parquet", "arrow"):
+            ends, n_bytes = _table_units(group[0], reader, n_bytes)
+            yield Piece(tuple(group), reader, n_bytes, ends, len(ends), rows_before=table_rows)
+            table_rows += ends[-1]
+        else:
+            yield Piece(tuple(group), reader, n_bytes)
+    if texts:
+        yield Piece(tuple(texts), "texts", together, rows_before=texts_before - len(texts))
+
+
+def _reader_of(group: list[Path], text_unit: reading.TextUnit) -> Reader:
+    kind = reading.kind_of(group[0])
+    if len(group) == 2:
+        return "parallel"
+    if kind in (".parquet", ".arrow"):
+        return "parquet" if kind == ".parquet" else "arrow"
+    is_cut = group[0].suffix not in reading.COMPRESSED
+    if kind in (".jsonl", ".ndjson", ".json"):
+        return "json" if is_cut else "whole"
+    if kind in (".csv", ".tsv"):
+        return "whole"
+    if text_unit == "file":
+        return "texts"
+    return "lines" if text_unit == "line" and is_cut else "whole"
+
+
+def _table_units(path: Path, reader: Reader, n_bytes: int) -> tuple[tuple[int, ...], int]:
+    """-> the row that each unit ends before, bytes"""
+    if reader == "parquet":
+        groups = reading.parquet_groups(path)
+        return tuple(accumulate(rows for rows, _ in groups)) or (0,), sum(size for _, size in groups)
+    rows = reading.arrow_row_count(path)
+    units = max(1, min(rows, -(-n_bytes // UNIT_BYTES)))
+    return tuple(rows * (i + 1) // units for i in range(units)), n_bytes
+
+
+def _lines_begun(path: Path, stop: int) -> int:
+    """Lines of a file that begin before the byte `stop` (0: none), other than one that ends there."""
+    count = 0
+    with open(path, "rb") as file:
+        for start in range(0, stop, UNIT_BYTES):
+            block = file.read(min(UNIT_BYTES, stop - start))
+            count += block.count(b"\n")
+        return count + (stop > 0 and not block.endswith(b"\n"))
