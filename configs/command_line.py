@@ -27,13 +27,6 @@ _OVERRIDE = re.compile(r"[A-Za-z_][\w.-]*=")
 _MENDABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
-class _Parser(argparse.ArgumentParser):
-    """Complains as the rest of Liftoff does."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see --help")
-
-
 def run_stage(
     main: Callable[[Config, argparse.Namespace], Any], description: str | None, flags: Mapping[str, str] | None = None
 ) -> NoReturn:
@@ -42,16 +35,25 @@ def run_stage(
     description: the script's docstring, shown by --help. flags: {name: what it does} of the script's own switches; each
     is a boolean in the Namespace that `main` gets. DEBUG=1 in the environment is --debug where the script has it.
     """
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a log in ASCII is no reason to stop a run
-    show_traceback = "--traceback" in sys.argv
-    try:
+
+    def stage() -> Any:
         arguments = parse(sys.argv[1:], description or "", flags or {})
         config = load_config(arguments.config, arguments.overrides)
         if arguments.print_config:
             print(printed(config), end="")
-            sys.exit(0)
-        sys.exit(main(config, arguments) or 0)
+            return 0
+        return main(config, arguments)
+
+    at_the_door(stage)
+
+
+def at_the_door(run: Callable[[], Any]) -> NoReturn:
+    """Runs a script and leaves with its exit code; what the user can mend is one line, and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a log in ASCII is no reason to stop a run
+    show_traceback = "--traceback" in sys.argv
+    try:
+        sys.exit(run() or 0)
     except KeyboardInterrupt:
         _say("interrupted")
         sys.exit(130)
@@ -68,11 +70,18 @@ def run_stage(
         sys.exit(2)
 
 
+class Parser(argparse.ArgumentParser):
+    """Complains as the rest of Liftoff does."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see --help")
+
+
 def parse(argv: Sequence[str], description: str, flags: Mapping[str, str]) -> argparse.Namespace:
     """-> config (a path), overrides, and a boolean for each flag. Raises UserError for what it does not understand."""
     script = _script()
     switches = " ".join(f"[--{_dashed(flag)}]" for flag in flags)
-    parser = _Parser(
+    parser = Parser(
         prog=f"python {script}",
         usage=f"python {script} CONFIG [key.path=value ...] {switches}".rstrip(),
         description=description,
