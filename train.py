@@ -16,6 +16,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from configs.command_line import again, run_stage, to_generate
+from configs.pins import revision_of
 from configs.places import REPOSITORY, run_dir, validation_names
 from configs.schema import Config
 from utils.files import shown
@@ -124,7 +125,7 @@ def parts_of(config: Config) -> "tuple[Hardware, Tokenizer, LanguageModelTrainin
     check_optimizer(config.optimizer)
     tokenizer = Tokenizer.configured(config)
     model = build_model(
-        **config.model.model_dump(),
+        **config.model.model_dump() | {"revision": revision_of(config, "model")},
         vocab_size=tokenizer.vocab_size,
         special_ids=special_ids(tokenizer),
         seed=config.seed,

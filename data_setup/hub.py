@@ -6,6 +6,7 @@ Nothing but what is kept is held in memory, and a killed download goes on at the
 from collections.abc import Iterator
 from typing import Any
 
+from configs.pins import revision_of
 from configs.places import REPOSITORY
 from configs.schema import Config
 from corpus.documents import dataset_full
@@ -45,12 +46,12 @@ def _open(config: Config, folder: RawFolder) -> dict[str, Any]:
     assert dataset.name is not None
     local = REPOSITORY / dataset.name
     name = str(local) if local.is_dir() else dataset.name
-    revision = folder.notes.get("revision", dataset.revision)
+    revision = folder.notes.get("revision") or revision_of(config, "dataset")
     datasets.disable_progress_bars()
     try:
         if not local.is_dir() and "revision" not in folder.notes and not huggingface_hub.constants.HF_HUB_OFFLINE:
             # A branch may move while the download is interrupted: what was begun is finished at the same commit.
-            revision = huggingface_hub.HfApi().dataset_info(name, revision=dataset.revision).sha
+            revision = huggingface_hub.HfApi().dataset_info(name, revision=revision).sha
             folder.notes["revision"] = revision
         return dict(datasets.load_dataset(name, dataset.subset, revision=revision, streaming=True))
     except Exception as problem:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from configs import places
 from configs.loading import load_config
+from configs.pins import revision_of
 from configs.schema import Config
 from models.build import build_model
 from models.interface import SpecialIds, TrainableModel
@@ -108,6 +109,7 @@ def tokenizer_of(run: Path, config: Config) -> Tokenizer:
 def built(config: Config, tokenizer: Tokenizer) -> TrainableModel:
     """The config's model, as training builds it, but neither compiled nor made to save memory."""
     settings = config.model.model_dump() | {"compile": False, "activation_checkpointing": False}
+    settings["revision"] = revision_of(config, "model")
     if settings["huggingface"] is None:
         settings["pretrained"] = None  # where it came from may be gone; a Hugging Face config is still read from there
     return build_model(

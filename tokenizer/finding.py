@@ -13,6 +13,8 @@ SPECIALS = "specials.json"
 
 BESIDE = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", SPECIALS)
 OTHER_VOCABULARIES = ("vocab.json", "merges.txt", "vocab.txt")
+# What is fetched of a repository on the Hub.
+HUB_FILES = ["tokenizer.json", "*.model", *BESIDE, *OTHER_VOCABULARIES, "config.json"]
 # Classes of transformers whose ids are those of their .model; others shift them or add to them.
 PLAIN_CLASSES = ("Llama", "T5", "Gemma", "PreTrained", "Tokenizers", "SentencePiece")
 
@@ -92,9 +94,8 @@ def _through_transformers(directory: Path) -> dict[str, bytes]:
 def _from_hub(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
-    patterns = ["tokenizer.json", "*.model", *BESIDE, *OTHER_VOCABULARIES, "config.json"]
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=HUB_FILES))
     except Exception as problem:
         first_line = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
         raise UserError(

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from configs.pins import revision_of
 from configs.places import REPOSITORY, tokenizer_dir
 from configs.schema import Config
 from tokenizer import finding
@@ -65,7 +66,7 @@ class Tokenizer:
         path = config.tokenizer.path
         if path is not None:
             here = REPOSITORY / path
-            return cls.load(here if here.exists() else path, config.tokenizer.revision)
+            return cls.load(here if here.exists() else path, revision_of(config, "tokenizer"))
         trained = tokenizer_dir(config)
         if not trained.is_dir():
             raise UserError(

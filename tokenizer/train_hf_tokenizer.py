@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.command_line import again, run_stage
+from configs.pins import revision_of
 from configs.places import REPOSITORY
 from configs.schema import Config
 from utils.messages import UserError, console, duration, info, progress, size
@@ -191,7 +192,7 @@ def retrain(config: Config, text: Any) -> dict[str, bytes]:
 
     name = str(config.tokenizer.retrain)
     here = REPOSITORY / name
-    files = find_files(str(here) if here.exists() else name, config.tokenizer.revision)
+    files = find_files(str(here) if here.exists() else name, revision_of(config, "retrain"))
     if "tokenizer.json" not in files:
         raise UserError(f"tokenizer.retrain={name} is a SentencePiece model; train one like it with train_sp_tokenizer")
     with tempfile.TemporaryDirectory() as folder:
