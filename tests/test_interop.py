@@ -1,17 +1,28 @@
 """Token files of other programs: theirs are read, ours are read by them, and the ids are the same all the way round."""
 
+import importlib
 import random
 import struct
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from configs.command_line import at_the_door
+from configs.loading import load_config
 from corpus import interop
+from corpus.importing import import_tokens
 from corpus.interop import cut_after, read, write
 from corpus.shards import ShardRecord, ShardSet, write_tensors
+from corpus.tokenising import tokenise
+from dataset import LanguageModelData
+from models.interface import ModelFacts
+from tests.small_data import config_for, small_tokenizer, write_documents
+from tokenizer.tokenizer import Tokenizer
 from utils.messages import UserError
+from utils.yaml_writing import to_yaml
 
 EOS = 1
 
@@ -253,3 +264,103 @@ def test_what_is_scored_goes_along_as_labels(tmp_path: Path) -> None:
     assert datasets.load_from_disk(str(tmp_path / "pairs" / "out"))["labels"][:] == [[4, 1], [1], [3, 3, 1]]
     with pytest.raises(UserError, match="pairs, which only the format datasets"):
         write("megatron", pairs, tmp_path / "pairs" / "other", {})
+
+
+# ---- into shards that training accepts ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tokenizer and token shards of 200 documents, in parts of a few thousand tokens."""
+    folder = tmp_path_factory.mktemp("made")
+    tokenizer = small_tokenizer(folder / "tokenizer")
+    path = write_documents(folder / "data.jsonl", 200)
+    tokenise(config_for(folder, path, tokenize={"shard_tokens": 1500}), tokenizer)
+    return folder
+
+
+def door(module: str, *arguments: object) -> int:
+    """Calls it as from the command line. -> exit code"""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as left:
+        patch.setattr("sys.argv", [f"tools/{module}.py", *map(str, arguments)])
+        at_the_door(importlib.import_module(f"tools.{module}").main)
+    return int(left.value.code or 0)
+
+
+def config_file(folder: Path, made: Path, **tokenize: object) -> Path:
+    """A config that tokenises into `folder`, with the tokenizer that is in `made`."""
+    config = config_for(made, made / "data.jsonl", tokenize={"path": str(folder / "tokens"), **tokenize})
+    (folder / "config.yaml").write_text(to_yaml(config.model_dump()))
+    return folder / "config.yaml"
+
+
+@pytest.mark.parametrize("form", interop.FORMATS)
+def test_shards_come_back_as_they_went(tmp_path: Path, made: Path, form: str, capsys: pytest.CaptureFixture) -> None:
+    assert door("export_tokens", made / "tokens" / "train", form, tmp_path / "out") == 0
+    path = tmp_path / {"nanogpt": "out.bin", "llmc": "out_*.bin"}.get(form, "out")
+    config = config_file(tmp_path, made, shard_tokens=1500)
+    assert door("import_tokens", config, form, path) == 0, capsys.readouterr()
+    theirs, ours = ShardSet.open(made / "tokens", "train"), ShardSet.open(tmp_path / "tokens", "train")
+    assert len(ours.shards) == len(theirs.shards) > 2
+    for a, b in zip(theirs.shards, ours.shards, strict=True):
+        assert a.tokens.tobytes() == b.tokens.tobytes() and a.offsets.tobytes() == b.offsets.tobytes()
+    same = ("kind", "dtype", "vocab_size", "tokenizer", "documents", "tokens", "scored_tokens", "largest_id")
+    assert {name: ours.manifest[name] for name in same} == {name: theirs.manifest[name] for name in same}
+    text = ("bytes", "words", "lines")  # the tokenizer loses nothing, so decoded text is the text
+    assert {name: ours.manifest[name] for name in text} == {name: theirs.manifest[name] for name in text}
+    tokenizer = Tokenizer.load(made / "tokenizer")
+    data = LanguageModelData(load_config(config, ["data.max_seq_len=16"]), tokenizer, ModelFacts())
+    assert data.n_windows > 10 and data.text_counts("train").why_not is None
+    assert door("import_tokens", config, form, path) == 2 and "is there already" in capsys.readouterr().err
+    assert door("import_tokens", config, form, path, "--restart", "--no-text") == 0
+    assert ShardSet.open(tmp_path / "tokens", "train").manifest["bytes"] == 0
+
+
+def test_what_is_not_the_tokenizers_is_refused(tmp_path: Path, made: Path, capsys: pytest.CaptureFixture) -> None:
+    config = config_file(tmp_path, made)
+    np.array([5, 6, 7, EOS, 8, 60_000], np.uint16).tofile(tmp_path / "far.bin")
+
+    def refused(*arguments: object) -> str:
+        assert door("import_tokens", config, *arguments) == 2
+        assert not (tmp_path / "tokens" / "train").exists()
+        return capsys.readouterr().err
+
+    assert "document 1 (counted from 0) has the id 60,000, but the tokenizer only 3" in refused(
+        "nanogpt", tmp_path / "far.bin"
+    )
+    np.array([5, 6, 7, 8], np.uint16).tofile(tmp_path / "endless.bin")
+    assert "no document ends with the tokenizer's EOS" in refused("nanogpt", tmp_path / "endless.bin")
+    write("nanogpt", shards_of(tmp_path / "other", documents_of(1)), tmp_path / "other.bin", {"tokenizer": "f" * 64})
+    assert "exported from shards of another tokenizer (fingerprint ffffffffffff" in refused(
+        "nanogpt", tmp_path / "other.bin"
+    )
+    assert "say nothing of what is scored" in refused("nanogpt", tmp_path / "far.bin", "dataset.kind=prompt_response")
+    assert "--split dev: the config has train" in refused("nanogpt", tmp_path / "far.bin", "--split", "dev")
+
+
+def test_a_strange_end_is_told_and_kept(tmp_path: Path, made: Path, capsys: pytest.CaptureFixture) -> None:
+    tokenizer = Tokenizer.load(made / "tokenizer")
+    ids = [*tokenizer.encode("the cat sat"), EOS, *tokenizer.encode("on a m"), 250, 251]
+    np.array(ids, np.uint16).tofile(tmp_path / "cut.bin")
+    assert door("import_tokens", config_file(tmp_path, made), "nanogpt", tmp_path / "cut.bin") == 0
+    said = capsys.readouterr()
+    assert "1 of 2 documents do not end with EOS" in said.err and "begins" in said.out
+    assert "1 of the first 2 documents give other ids" in said.err
+    assert ShardSet.open(tmp_path / "tokens", "train").shards[0].tokens.tolist() == ids
+
+
+def test_memory_is_that_of_a_block(tmp_path: Path, made: Path) -> None:
+    """60 MB of ids, and beside them no more than a few pieces."""
+    rng = np.random.default_rng(0)
+    ids = rng.integers(4, 250, 30_000_000, dtype=np.uint16)
+    ids[::500] = EOS
+    ids.tofile(tmp_path / "large.bin")
+    config = load_config(config_file(tmp_path, made))
+    tokenizer = Tokenizer.load(made / "tokenizer")
+    folder = tmp_path / "tokens" / "train"
+    source = read("nanogpt", tmp_path / "large.bin", "train", EOS)
+    tracemalloc.start()
+    manifest = import_tokens(config, tokenizer, "train", folder, "nanogpt", source, with_text=False)
+    largest = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert manifest["tokens"] == len(ids) and largest < 40e6
