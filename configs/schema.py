@@ -95,6 +95,7 @@ class Dataset(Section):
         "are the same: text; prompt, response; messages; source, target",
     )
     text_unit: Literal["file", "line", "paragraph"] = setting("file", "what is one document in .txt files")
+    streamed: bool = setting(False, "hub: documents are tokenised as they come from the Hub; no raw text is stored")
     max_documents: int | None = setting(None, "at most so many documents of each split", gt=0)
     max_bytes: int | None = setting(None, "at most so many bytes of text of each split", gt=0)
     raw_path: Path | None = setting(None, "folder of the raw text; by default under paths.data, by name", trains=False)
@@ -157,6 +158,10 @@ class Tokenize(Section):
     )
     prepend: str = setting("", "put before every document, prompt or source")
     parts: int = setting(1, "the input is cut into so many parts, each with its own shards", gt=0)
+    part: int | None = setting(
+        None, "make only this part, counted from 0 (a task of an array); the last one joins them", ge=0, trains=False
+    )
+    max_tokens: int | None = setting(None, "at most so many tokens of each split, both sides of pairs counted", gt=0)
     shard_tokens: int = setting(100_000_000, "tokens in a shard, at most (a document never crosses shards)", gt=0)
     bad_documents: Literal["skip", "stop"] = setting(
         "stop", "not UTF-8, not JSON, no such field, too long: skipped and counted, or an error"
@@ -170,6 +175,14 @@ class Tokenize(Section):
 class Data(Section):
     """Token shards to batches."""
 
+    tokens: Literal["shards", "on_the_fly"] = setting(
+        "shards",
+        "shards: of tokenize_data.py | on_the_fly: documents are tokenised while training reads them, to try something "
+        "quickly (the length of the run is then max_steps or max_tokens)",
+    )
+    shuffle_buffer: int = setting(
+        1000, "on_the_fly: documents that a worker reads together, and whose windows it mixes", gt=0
+    )
     max_seq_len: int = setting(256, "tokens in a window", gt=0)
     packing: Literal["full", "partial", "truncate", "none"] = setting(
         "full",
@@ -181,8 +194,17 @@ class Data(Section):
     padding_side: Literal["right", "left"] = setting("right", "where rows are filled")
     window_bos: bool = setting(False, "each window begins with BOS (or the model's CLS)")
     window_eos: bool = setting(False, "each window ends with EOS (or the model's SEP)")
+    document_masking: bool = setting(
+        False,
+        "attention and positions restart at each document in a window, and nothing is predicted across a boundary",
+    )
     seed: int | None = setting(None, "of the order of the data; by default `seed`")
     shuffle: bool = setting(True, "windows in a random order; false: as they lie")
+    mixture: dict[str, float] | None = setting(
+        None,
+        "train on several corpora by weight: {name of a dataset (its folder under paths.data), or path of a folder of "
+        "shards: weight}, each tokenised by a config of its own. Every 10,000 windows hold each by its weight",
+    )
     num_workers: int = setting(0, "processes that load; ready tokens are fastest without", ge=0, trains=False)
 
 

@@ -4,14 +4,15 @@ A document's tokens depend on the document and the settings alone, so it makes n
 and with which others.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from configs.schema import Config
-from corpus.shards import Tokens, dtype_for
+from corpus.measuring import measured
+from corpus.shards import Skipped, Tokens, dtype_for
 from tokenizer.tokenizer import Tokenizer
 from utils.messages import UserError
 
@@ -20,11 +21,11 @@ NO_CHAT = "refused by the chat template"
 
 
 class Piece(NamedTuple):
-    """A document on its way: which one of its part, what it says, where it stands."""
+    """A document on its way: where it stands in its source, what it says, UTF-8 bytes of that."""
 
-    ordinal: int
+    address: int
     fields: dict
-    where: str
+    n_bytes: int
 
 
 @dataclass(frozen=True)
@@ -95,20 +96,27 @@ class Encoder:
                 )
             self.end = np.array([tokenizer.eos_id], np.uint32)
 
-    def __call__(self, pieces: Sequence[Piece]) -> Tokens:
-        """Raises UserError at a document that cannot be used, unless such documents are to be skipped."""
+    def __call__(self, pieces: Sequence[Piece], where: Callable[[int], str]) -> Tokens:
+        """where: address -> "file:line", for messages.
+
+        Raises UserError at a document that cannot be used, unless such documents are to be skipped."""
         encode = {"text": self._text, "pairs": self._pairs, "messages": self._messages}.get(
             self.layout.kind, self._prompt_response
         )
         kept, skipped, prepared = [], [], []
         for piece in pieces:
             try:
-                prepared.append(self._prepared(piece))
-                kept.append(piece.ordinal)
+                prepared.append(self._prepared(piece, where))
+                kept.append(piece)
             except Refused as refusal:
-                skipped.append((piece.ordinal, self._skip(str(refusal), piece.where), piece.where))
-        text = np.array([_measured(scored) for _, scored in prepared], np.int64).reshape(-1, 3)
-        tokens = encode(prepared)._replace(ordinals=np.array(kept, np.int64), text=text, skipped=tuple(skipped))
+                reason = self._skip(str(refusal), where, piece.address)
+                skipped.append(Skipped(piece.address, reason, "", piece.n_bytes))
+        tokens = encode(prepared)._replace(
+            addresses=np.array([piece.address for piece in kept], np.int64),
+            n_bytes=np.array([piece.n_bytes for piece in kept], np.int64),
+            text=measured([scored for _, scored in prepared]),
+            skipped=tuple(skipped),
+        )
         for ids in (tokens.tokens, tokens.target_tokens):
             if ids is not None and ids.size and ids.max() >= self.tokenizer.vocab_size:
                 raise UserError(
@@ -116,7 +124,7 @@ class Encoder:
                 )
         return tokens.as_type(self.dtype)
 
-    def _prepared(self, piece: Piece) -> tuple:
+    def _prepared(self, piece: Piece, where: Callable[[int], str]) -> tuple:
         """-> (what is not scored, what is scored) as text; of a chat (ids and spans, what is scored)"""
         if self.layout.kind != "messages":
             return sides(piece.fields, self.layout)
@@ -125,19 +133,19 @@ class Encoder:
             ids, spans = self.tokenizer.encode_chat(messages)
         except UserError as error:
             if self.tokenizer.chat_template is None or self.layout.bad_documents == "stop":
-                raise UserError(f"{piece.where}: {error}") from None
+                raise UserError(f"{where(piece.address)}: {error}") from None
             raise Refused(NO_CHAT) from None
         said = "\n".join(message["content"] for message in messages if message["role"] == "assistant")
         return (ids, spans), said
 
-    def _skip(self, reason: str, where: str) -> str:
+    def _skip(self, reason: str, where: Callable[[int], str], address: int) -> str:
         if reason == NO_SEPARATOR and self.layout.missing_separator == "stop":
             raise UserError(
-                f"{where}: no separator {self.layout.separator!r} in the text; "
+                f"{where(address)}: no separator {self.layout.separator!r} in the text; "
                 "tokenize.missing_separator=skip leaves such documents out"
             )
         if reason != NO_SEPARATOR and self.layout.bad_documents == "stop":
-            raise UserError(f"{where}: {reason}; tokenize.bad_documents=skip leaves such documents out")
+            raise UserError(f"{where(address)}: {reason}; tokenize.bad_documents=skip leaves such documents out")
         return reason
 
     def _text(self, texts: list[tuple[str, str]]) -> Tokens:
@@ -149,16 +157,16 @@ class Encoder:
         return sources._replace(target_tokens=targets.tokens, target_lengths=targets.lengths)
 
     def _whole(self, texts: list[str]) -> Tokens:
-        return _joined([part for ids in self.tokenizer.encode_batch(texts) for part in (ids, self.end)], 2)
+        return _run(*self.tokenizer.encode_joined(texts, int(self.end[0]) if len(self.end) else None))
 
     def _prompt_response(self, texts: list[tuple[str, str]]) -> Tokens:
         """Encoded as one text and divided after: a token across the border belongs to the response."""
         parts, spans = [], []
-        for prompt, response in texts:
-            ids, offsets = self.tokenizer.encode_with_offsets(prompt + response)
-            ends = np.array([end for _, end in offsets], np.int64)
-            border = int(np.argmax(ends > len(prompt))) if len(ends) and (ends > len(prompt)).any() else len(ids)
-            parts += [np.array(ids, np.uint32), self.end]
+        encoded = self.tokenizer.encode_with_offsets_batch([prompt + response for prompt, response in texts])
+        for (prompt, _), (ids, ends) in zip(texts, encoded, strict=True):
+            beyond = ends > len(prompt)
+            border = int(np.argmax(beyond)) if beyond.any() else len(ids)
+            parts += [ids, self.end]
             length = len(ids) + len(self.end)
             spans.append([(border, length)] if length > border else [])
         return _with_spans(_joined(parts, 2), spans)
@@ -173,11 +181,16 @@ class Encoder:
         return _with_spans(_joined(parts, 2), spans)
 
 
+def _run(tokens: np.ndarray, lengths: np.ndarray) -> Tokens:
+    """The rest is filled in by the caller."""
+    nothing = np.empty(0, np.int64)
+    return Tokens(tokens, lengths, nothing, nothing, np.empty((0, 3), np.int64))
+
+
 def _joined(parts: list[np.ndarray], each: int) -> Tokens:
     """Arrays of ids, `each` of them a document -> one run of tokens."""
     lengths = np.array([len(part) for part in parts], np.int64).reshape(-1, each).sum(1)
-    tokens = np.concatenate(parts) if parts else np.empty(0, np.uint32)
-    return Tokens(tokens, lengths, np.empty(0, np.int64), np.empty((0, 3), np.int64))
+    return _run(np.concatenate(parts) if parts else np.empty(0, np.uint32), lengths)
 
 
 def _with_spans(tokens: Tokens, spans: list[list[tuple[int, int]]]) -> Tokens:
@@ -194,8 +207,3 @@ def _merged(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
         elif end > start:
             merged.append((start, end))
     return merged
-
-
-def _measured(text: str) -> tuple[int, int, int]:
-    """UTF-8 bytes, words and lines. A last line without its end is a line too, so an empty text is one empty line."""
-    return len(text.encode()), len(text.split()), text.count("\n") + (not text.endswith("\n"))

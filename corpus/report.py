@@ -2,20 +2,28 @@
 
 from configs.places import shards_dir, splits
 from configs.schema import Config
-from corpus.inputs import has_split
-from corpus.tokenising import Made, lengths_of, verify
+from corpus.inputs import has_split, sources
+from corpus.parts import begin, join
+from corpus.tokenising import Made, lengths_of, settings_of
+from corpus.verifying import verify
+from tokenizer.tokenizer import Tokenizer
 from utils.files import shown
 from utils.messages import UserError, amount, duration, histogram, info, size, table
 
 
-def report(made: list[Made], typed: str) -> None:
+def report(made: list[Made], typed: str, engine: str) -> None:
     """Prints a table of all splits: documents, tokens, bytes per token, speed, what was skipped, lengths.
 
-    typed: the config and what was overridden, for the next command.
+    typed: the config and what was overridden, for the next command. engine: what encoded, and why.
     """
-    rows = []
+    rows: list[tuple[str, str]] = []
     for one in made:
         manifest = one.manifest
+        if manifest is None:
+            rows.append(
+                (one.split, f"parts still missing: {_numbers(one.missing)}; the task that ends last joins them")
+            )
+            continue
         files = len(manifest["shards"])
         of_disk = sum(entry["size"] for entry in manifest["shards"])
         tokens = manifest["tokens"] + manifest["target_tokens"]
@@ -27,10 +35,7 @@ def report(made: list[Made], typed: str) -> None:
             rows.append(
                 ("", f"{each:.2f} bytes per token; scored text: {size(manifest['bytes'])}, {manifest['words']:,} words")
             )
-        if one.seconds:
-            speed = one.n_bytes / 1e6 / one.seconds
-            rows.append(("", f"{duration(one.seconds)}, {amount(speed)} MB/s"))
-        else:
+        if not one.seconds:
             rows.append(("", "was there already"))
         skipped = ", ".join(f"{reason}: {count:,}" for reason, count in manifest["skipped"].items())
         rows.append(
@@ -38,11 +43,37 @@ def report(made: list[Made], typed: str) -> None:
         )
         rows += [("", place) for places in one.bad.places.values() for place in places]
         rows.append(("", f"{shown(one.folder)} ({files} {'shard' if files == 1 else 'shards'}, {size(of_disk)})"))
-    if made:
+    if made[0].manifest is not None:
         rows.append(
             (f"lengths, {made[0].split}", histogram(lengths_of(made[0].folder, made[0].manifest), unit="tokens"))
         )
-    table("Token shards", rows, [f"python train.py {typed}"])
+    # Splits that are cut from the same source were made together.
+    runs = {(one.seconds, one.n_bytes) for one in made if one.seconds}
+    if runs:
+        seconds, n_bytes = sum(run[0] for run in runs), sum(run[1] for run in runs)
+        rows.append(("speed", f"{size(n_bytes)} in {duration(seconds)}, {amount(n_bytes / 1e6 / seconds)} MB/s"))
+        rows.append(("engine", engine))
+    is_whole = all(one.manifest is not None for one in made)
+    table("Token shards", rows, [f"python train.py {typed}"] if is_whole else [])
+
+
+def _numbers(missing: list[int], most: int = 20) -> str:
+    return ", ".join(map(str, missing[:most])) + (f" and {len(missing) - most} more" if len(missing) > most else "")
+
+
+def report_joined(config: Config, tokenizer: Tokenizer) -> None:
+    """Joins the parts of every split, after checking every byte of them; says what each came to.
+
+    Raises UserError that names the part that is missing or not whole."""
+    for source in sources(config):
+        for split in source.shares:
+            folder = shards_dir(config) / split
+            settings = settings_of(config, split, tokenizer, source)
+            manifest = begin(folder, settings) or join(folder, split, settings, config, tokenizer, check_bytes=True)
+            info(
+                f"{shown(folder)}: {len(manifest['units'])} parts, {manifest['documents']:,} documents, "
+                f"{manifest['tokens'] + manifest['target_tokens']:,} tokens"
+            )
 
 
 def _is_expected(config: Config, split: str) -> bool:

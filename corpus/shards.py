@@ -7,10 +7,11 @@ within the document) and `scored_offsets`; for pairs `target_tokens` and `target
 
 import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -18,9 +19,18 @@ from utils.files import atomic_write, read_json
 from utils.messages import UserError
 
 FORMAT = "liftoff token shards"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 SETTINGS = "settings.json"  # what a folder is being made with, written before the first shard
+
+
+class Skipped(NamedTuple):
+    """A row without tokens."""
+
+    address: int
+    reason: str  # what is counted
+    detail: str  # what is said beside it
+    n_bytes: int  # of text, where it was a document that could be read; else 0
 
 
 class Tokens(NamedTuple):
@@ -28,13 +38,14 @@ class Tokens(NamedTuple):
 
     tokens: np.ndarray  # (tokens,) uint32
     lengths: np.ndarray  # (documents,) int64
-    ordinals: np.ndarray  # (documents,) int64: which document of the part each is, counted from 0, skipped ones too
+    addresses: np.ndarray  # (documents,) int64: where in the source each stands; increasing
+    n_bytes: np.ndarray  # (documents,) int64: UTF-8 bytes of all its text
     text: np.ndarray  # (documents, 3) int64: UTF-8 bytes, words and lines of the scored text
     scored: np.ndarray | None = None  # (spans, 2) int32: places within the document
     scored_lengths: np.ndarray | None = None  # (documents,) int64: spans
     target_tokens: np.ndarray | None = None
     target_lengths: np.ndarray | None = None
-    skipped: tuple[tuple[int, str, str], ...] = ()  # (ordinal, reason, where)
+    skipped: tuple[Skipped, ...] = ()
 
     def sizes(self) -> np.ndarray:
         """(documents,) int64: tokens of both sides"""
@@ -44,6 +55,11 @@ class Tokens(NamedTuple):
         """The same with ids of another width."""
         targets = None if self.target_tokens is None else self.target_tokens.astype(dtype, copy=False)
         return self._replace(tokens=self.tokens.astype(dtype, copy=False), target_tokens=targets)
+
+    def before(self, address: int) -> "Tokens":
+        """What stands before an address."""
+        kept = self.cut(0, int(np.searchsorted(self.addresses, address)))
+        return kept._replace(skipped=tuple(one for one in self.skipped if one.address < address))
 
     def cut(self, first: int, last: int) -> "Tokens":
         """The documents first, …, last - 1 (views; skipped ones are not carried)."""
@@ -58,8 +74,8 @@ class Tokens(NamedTuple):
             return None if values is None else values[first:last]
 
         return Tokens(
-            part(self.tokens, self.lengths), rows(self.lengths), rows(self.ordinals), rows(self.text),
-            part(self.scored, self.scored_lengths), rows(self.scored_lengths),
+            part(self.tokens, self.lengths), rows(self.lengths), rows(self.addresses), rows(self.n_bytes),
+            rows(self.text), part(self.scored, self.scored_lengths), rows(self.scored_lengths),
             part(self.target_tokens, self.target_lengths), rows(self.target_lengths),
         )  # fmt: skip
 
@@ -82,7 +98,10 @@ class ShardRecord:
     words: int = 0
     lines: int = 0
     largest_id: int = -1
-    read_until: int = 0  # documents of the part that it and the shards before it have used up
+    read_until: int = 0  # address up to which this shard and those before it have used up the source
+    read_documents: int = 0  # of the part until there, with those that were refused after reading
+    read_bytes: int = 0  # their text
+    input: str = ""  # hash of the units of the part before the one that read_until lies in
     skipped: dict[str, int] = field(default_factory=dict)  # since the shard before
 
 
@@ -94,6 +113,9 @@ def shard_name(part: int, shard: int) -> str:
 def dtype_for(vocab_size: int) -> np.dtype:
     """Smallest of uint16 and uint32 that holds every id."""
     return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
+
+
+Written = tuple[str, int]  # sha256 and size of a file
 
 
 class _Hashing:
@@ -109,7 +131,17 @@ class _Hashing:
         self.size += len(data)
 
 
-def write_tensors(path: Path, tensors: dict[str, list[np.ndarray]], about: dict[str, Any]) -> tuple[str, int]:
+class Pieces(Protocol):
+    """A tensor in pieces, which are made when they are written."""
+
+    dtype: np.dtype
+    rows: int
+    width: int  # of a row; 0 for numbers
+
+    def __iter__(self) -> Iterator[np.ndarray]: ...
+
+
+def write_tensors(path: Path, tensors: Mapping[str, list[np.ndarray] | Pieces], about: dict[str, Any]) -> Written:
     """A safetensors file, written whole or not at all. Each tensor is given as pieces, never joined in memory.
 
     about: kept in the header as JSON. -> sha256 of the file, its size in bytes.
@@ -121,16 +153,14 @@ def write_tensors(path: Path, tensors: dict[str, list[np.ndarray]], about: dict[
         np.dtype(np.int64): "I64",
     }
     # Widest first, as safetensors itself does: everything is aligned then.
-    order = sorted(tensors, key=lambda name: (-tensors[name][0].itemsize, name))
+    layouts = {name: _layout(pieces) for name, pieces in tensors.items()}
+    order = sorted(tensors, key=lambda name: (-layouts[name][0].itemsize, name))
     header: dict[str, Any] = {"__metadata__": {"liftoff": json.dumps(about, sort_keys=True)}}
     start = 0
     for name in order:
-        pieces = tensors[name]
-        rows = sum(len(piece) for piece in pieces)
-        stop = start + sum(piece.nbytes for piece in pieces)
-        header[name] = {
-            "dtype": names[pieces[0].dtype], "shape": [rows, *pieces[0].shape[1:]], "data_offsets": [start, stop],
-        }  # fmt: skip
+        dtype, shape = layouts[name]
+        stop = start + dtype.itemsize * math.prod(shape)
+        header[name] = {"dtype": names[dtype], "shape": shape, "data_offsets": [start, stop]}
         start = stop
     head = json.dumps(header, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)
@@ -142,6 +172,13 @@ def write_tensors(path: Path, tensors: dict[str, list[np.ndarray]], about: dict[
                 if piece.size:
                     out.write(np.ascontiguousarray(piece))
     return out.hash.hexdigest(), out.size
+
+
+def _layout(pieces: list[np.ndarray] | Pieces) -> tuple[np.dtype, list[int]]:
+    """-> dtype, shape"""
+    if isinstance(pieces, list):
+        return pieces[0].dtype, [sum(len(piece) for piece in pieces), *pieces[0].shape[1:]]
+    return pieces.dtype, [pieces.rows, pieces.width] if pieces.width else [pieces.rows]
 
 
 def read_about(path: Path) -> dict[str, Any]:
@@ -172,107 +209,9 @@ def map_tensors(path: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-class ShardWriter:
-    """Documents of one part, in order -> its shards. Where one shard ends depends on the documents alone."""
-
-    def __init__(
-        self, directory: Path, part: int, dtype: np.dtype, shard_tokens: int, about: dict[str, Any],
-        finished: Iterable[ShardRecord] = (),
-    ) -> None:  # fmt: skip
-        """shard_tokens: at most, both sides counted, unless one document alone has more. about: goes into every header.
-        finished: shards of this part that are there already."""
-        self.directory, self.part, self.dtype, self.shard_tokens, self.about = (
-            directory,
-            part,
-            dtype,
-            shard_tokens,
-            about,
-        )
-        self.records = list(finished)
-        self.pieces: list[Tokens] = []
-        self.filled = 0
-        self.skipped: list[tuple[int, str]] = []
-
-    @property
-    def read_until(self) -> int:
-        """Documents of the part that the finished shards have used up: go on from here."""
-        return self.records[-1].read_until if self.records else 0
-
-    def add(self, documents: Tokens) -> None:
-        """Adds documents; writes a shard whenever the next document would not fit into it."""
-        self.skipped += [(ordinal, reason) for ordinal, reason, _ in documents.skipped]
-        documents = documents.as_type(self.dtype)
-        sizes = documents.sizes()
-        ends = np.cumsum(sizes)
-        first = 0
-        while first < len(sizes):
-            before = int(ends[first - 1]) if first else 0
-            last = int(np.searchsorted(ends, before + self.shard_tokens - self.filled, side="right"))
-            if last <= first and not self.pieces:
-                last = first + 1  # one document larger than a shard
-            if last > first:
-                self.pieces.append(documents.cut(first, last))
-                self.filled += int(sizes[first:last].sum())
-                first = last
-            if first < len(sizes):
-                self._finish_shard()
-
-    def close(self) -> None:
-        """Writes what is left. A part without documents still has one, empty shard."""
-        if self.pieces or not self.records:
-            self._finish_shard()
-
-    def left_over(self) -> dict[str, int]:
-        """Documents skipped after the last shard's last one, by reason."""
-        return _counted(reason for ordinal, reason in self.skipped if ordinal >= self.read_until)
-
-    def _finish_shard(self) -> None:
-        pieces = self.pieces
-        record = ShardRecord("", "", 0, self.part, len(self.records), read_until=self.read_until)
-        if pieces:
-            record.documents = sum(len(piece.lengths) for piece in pieces)
-            record.bytes, record.words, record.lines = (int(n) for n in sum(piece.text.sum(0) for piece in pieces))
-            record.read_until = int(pieces[-1].ordinals[-1]) + 1
-        tensors = self._tensors()
-        record.tokens = record.scored_tokens = sum(len(tokens) for tokens in tensors["tokens"])
-        if "scored" in tensors:
-            record.scored_tokens = sum(int((spans[:, 1] - spans[:, 0]).sum()) for spans in tensors["scored"])
-        if "target_tokens" in tensors:
-            record.scored_tokens = record.target_tokens = sum(len(tokens) for tokens in tensors["target_tokens"])
-        ids = tensors["tokens"] + tensors.get("target_tokens", [])
-        record.largest_id = max((int(tokens.max()) for tokens in ids if len(tokens)), default=-1)
-        record.skipped = _counted(reason for ordinal, reason in self.skipped if ordinal < record.read_until)
-        self.skipped = [(ordinal, reason) for ordinal, reason in self.skipped if ordinal >= record.read_until]
-        own = {key: value for key, value in asdict(record).items() if key not in ("file", "sha256", "size")}
-        record.file = shard_name(record.part, record.shard)
-        record.sha256, record.size = write_tensors(self.directory / record.file, tensors, {**self.about, "shard": own})
-        self.records.append(record)
-        self.pieces, self.filled = [], 0
-
-    def _tensors(self) -> dict[str, list[np.ndarray]]:
-        pieces = self.pieces
-        tensors = {
-            "tokens": [piece.tokens for piece in pieces] or [np.empty(0, self.dtype)],
-            "offsets": [_offsets([piece.lengths for piece in pieces])],
-        }
-        if pieces and pieces[0].scored is not None:
-            tensors["scored"] = [piece.scored.astype(np.int32, copy=False) for piece in pieces]
-            tensors["scored_offsets"] = [_offsets([piece.scored_lengths for piece in pieces])]
-        if pieces and pieces[0].target_tokens is not None:
-            tensors["target_tokens"] = [piece.target_tokens for piece in pieces]
-            tensors["target_offsets"] = [_offsets([piece.target_lengths for piece in pieces])]
-        return tensors
-
-
-def _offsets(lengths: list[np.ndarray]) -> np.ndarray:
+def offsets_of(lengths: list[np.ndarray]) -> np.ndarray:
+    """Lengths, in pieces -> where each begins, and where the last one ends. int64"""
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate([np.empty(0, np.int64), *lengths]))])
-
-
-def _counted(reasons: Iterable[str]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for reason in reasons:
-        counts[reason] = counts.get(reason, 0) + 1
-    return dict(sorted(counts.items()))
 
 
 def finished_shard(path: Path, sha256: str) -> ShardRecord:
@@ -307,9 +246,9 @@ class ShardSet:
         self.n_documents: int = manifest["documents"]
         self.n_tokens: int = manifest["tokens"]
         # Of the first token and the first document of each shard, in the stream of all; and one more, the end.
-        self.first_token = _offsets([np.array([record.tokens for record in records], np.int64)])
-        self.first_target = _offsets([np.array([record.target_tokens for record in records], np.int64)])
-        self.first_document = _offsets([np.array([record.documents for record in records], np.int64)])
+        self.first_token = offsets_of([np.array([record.tokens for record in records], np.int64)])
+        self.first_target = offsets_of([np.array([record.target_tokens for record in records], np.int64)])
+        self.first_document = offsets_of([np.array([record.documents for record in records], np.int64)])
 
     @classmethod
     def open(cls, directory: str | Path, split: str) -> "ShardSet":

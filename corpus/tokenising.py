@@ -1,16 +1,17 @@
-"""The documents of a split -> its token shards and their manifest; what is finished is never done again.
+"""The documents of a config -> token shards and their manifests; what is finished is never done again.
 
-Documents are encoded by worker processes and written in their order. Shards appear whole or not at all, and each says
-how many documents it and those before it have used up: after a kill the same command goes on from there, and the folder
-is byte for byte what it would have been. With `parts`, blocks of 1,024 documents go to the parts in turn.
+Worker processes read and encode units of the source (see inputs.py), and what they send back is written in its order.
+Shards appear whole or not at all, and each says up to where it and those before it have used up the source: after a
+kill the same command goes on from there, and the folder is byte for byte what it would have been. With `parts`, each
+has a run of neighbouring units, about as many bytes as the others, and any machine can make any of them.
 """
 
 import os
 import time
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,33 +19,28 @@ import numpy as np
 
 from configs.places import shards_dir, splits
 from configs.schema import Config
-from corpus.documents import BadDocuments, input_fingerprint, input_settings, read_documents
-from corpus.encoding import Encoder, Piece, Refused, layout_of, sides
-from corpus.fields import texts_of
-from corpus.inputs import has_split
-from corpus.raw import differences
-from corpus.shards import (
-    FORMAT,
-    FORMAT_VERSION,
-    MANIFEST,
-    SETTINGS,
-    ShardRecord,
-    ShardWriter,
-    finished_shard,
-    map_tensors,
-    read_about,
-    read_manifest,
-    shard_name,
-    totals,
+from corpus.documents import EMPTY, BadDocuments, Reader, input_settings, read_documents
+from corpus.encoding import Encoder, Refused, layout_of, sides
+from corpus.inputs import ROW, Source, address_of, sources, unit_of
+from corpus.parts import (
+    about,
+    begin,
+    chained,
+    finished_part,
+    join,
+    part_file,
+    part_units,
+    shards_there,
+    unchanged,
+    write_part,
 )  # fmt: skip
+from corpus.shard_writer import ShardWriter
+from corpus.shards import FORMAT_VERSION, SETTINGS, Tokens, map_tensors
+from corpus.tasks import Result, Work, tasks
 from corpus.workers import Workers
 from tokenizer.tokenizer import Tokenizer
-from utils.files import make_folder, read_json, shown, write_json
-from utils.hashing import sha256_file, sha256_json
+from utils.files import shown
 from utils.messages import Meter, UserError, info, progress
-
-BLOCK = 1024  # documents in a row that go to the same part
-PIECE_DOCUMENTS, PIECE_CHARACTERS = 512, 500_000  # of what a worker gets at once
 
 
 @dataclass
@@ -53,45 +49,45 @@ class Made:
 
     split: str
     folder: Path
-    manifest: dict[str, Any]
+    manifest: dict[str, Any] | None  # None: parts of it are still to be made
     seconds: float  # 0: it was there already
-    n_bytes: int  # of text, encoded now
+    n_bytes: int  # of text, encoded now, with the splits that are cut from the same source
     bad: BadDocuments
+    missing: list[int] = field(default_factory=list)  # parts
 
 
-def settings_of(config: Config, split: str, tokenizer: Tokenizer) -> dict[str, Any]:
-    """All that the bytes of a split's shards depend on."""
-    more = {name: getattr(config.tokenize, name) for name in ("parts", "shard_tokens", "max_document_bytes")}
+def settings_of(config: Config, split: str, tokenizer: Tokenizer, source: Source) -> dict[str, Any]:
+    """All that the bytes of a split's shards depend on; of the input its sizes, for its hash is made as it is read."""
+    names = ("parts", "shard_tokens", "max_document_bytes", "max_tokens")
     return {
         **layout_of(config).settings(),
-        **{f"tokenize.{name}": value for name, value in more.items()},
+        **{f"tokenize.{name}": getattr(config.tokenize, name) for name in names},
         "tokenizer's fingerprint": tokenizer.fingerprint,
-        "hash of the input": input_fingerprint(config, split),
+        "dataset": input_settings(config, split),
+        "hash of the input's sizes": source.sizes(),
         "format version": FORMAT_VERSION,
     }
 
 
 def tokenise(config: Config, tokenizer: Tokenizer, restart: bool = False) -> list[Made]:
-    """All splits that the config has. restart: folders that are there are moved aside first.
+    """All splits that the config has, or the part tokenize.part of each. restart: folders that are there are moved
+    aside first.
 
     Raises UserError for what the user can mend: other settings than those of a folder, bad documents, a full disk."""
-    encoder = Encoder(tokenizer, layout_of(config))
-    wanted = config.tokenize.num_workers
-    made = []
-    with Workers(encoder, cores() if wanted is None else wanted) as pool:
-        for split in splits(config):
-            if not has_split(config, split):
-                info(f"{split}: the config names no documents for it")
-                continue
-            folder = shards_dir(config) / split
-            if restart and folder.exists():
-                aside = folder.with_name(f"{split}.{time.strftime('%Y%m%d-%H%M%S')}")
-                folder.rename(aside)
-                info(f"{split}: what was in {shown(folder)} is now in {shown(aside)}")
-            made.append(_tokenise_split(config, split, tokenizer, folder, pool))
-    if not made:
+    _check_parts(config)
+    known = sources(config)
+    for split in splits(config):
+        if not any(split in source.shares for source in known):
+            info(f"{split}: the config names no documents for it")
+        elif restart:
+            _move_aside(shards_dir(config) / split)
+    if not known:
         raise UserError("the config names no documents for any split; see dataset.path and dataset.train_path")
-    return made
+    wanted = config.tokenize.num_workers
+    encoder = Encoder(tokenizer, layout_of(config))
+    work = Work(known, Reader(config), encoder, config.tokenize.bad_documents)
+    with Workers(work, cores() if wanted is None else wanted) as pool:
+        return [made for number in range(len(known)) for made in _Run(config, number, pool).make()]
 
 
 def cores() -> int:
@@ -99,139 +95,187 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _tokenise_split(config: Config, split: str, tokenizer: Tokenizer, folder: Path, pool: Workers) -> Made:
-    settings = settings_of(config, split, tokenizer)
-    bad = BadDocuments(config.tokenize.bad_documents)
-    manifest = _begin(folder, settings)
-    if manifest is not None:
-        return Made(split, folder, manifest, 0.0, 0, bad)
-    started = time.monotonic()
-    about = {"format": FORMAT, "settings": sha256_json(settings)}
-    records: list[ShardRecord] = []
-    skipped: Counter[str] = Counter()
-    refused = BadDocuments("skip")  # by the encoder, and counted by the shards
-    n_bytes = 0
-    with progress(f"tokenising {split}", unit="MB") as meter:
-        for part in range(config.tokenize.parts):
-            finished = _finished(folder, part, about)
-            if finished:
-                info(f"{split}: going on after {finished[-1].read_until:,} documents of part {part}")
-            writer = ShardWriter(folder, part, pool.work.dtype, config.tokenize.shard_tokens, about, finished)
-            bad = BadDocuments(config.tokenize.bad_documents)  # every part reads all of the input: counted once
-            documents = _of_part(config, split, part, writer.read_until, bad)
-            with closing(documents):  # files that are being read are closed at once when something goes wrong
-                before = meter.done
-                for tokens in pool.map(_pieces(documents, meter)):
-                    writer.add(tokens)
-                    for _, reason, where in tokens.skipped:
-                        refused.add(where, reason)
-                    meter.update(f"{sum(record.tokens for record in writer.records) + writer.filled:,} tokens")
-                writer.close()
-                n_bytes += int((meter.done - before) * 1e6)
-            records += writer.records
-            for counts in (*(record.skipped for record in writer.records), writer.left_over()):
-                skipped.update(counts)
-    skipped.update(bad.counts)
-    bad.places.update(refused.places)
-    manifest = {
-        "format": FORMAT, "format_version": FORMAT_VERSION, "split": split, "kind": config.dataset.kind,
-        "dtype": pool.work.dtype.name, "vocab_size": tokenizer.vocab_size, "tokenizer": tokenizer.fingerprint,
-        "input": settings["hash of the input"], "dataset": input_settings(config, split),
-        "settings": about["settings"], **totals(records),
-        "skipped": dict(sorted(skipped.items())), "empty": bad.empty, "shards": [asdict(record) for record in records],
-    }  # fmt: skip
-    if not manifest["documents"]:
-        raise UserError(f"{split}: all documents were skipped: {manifest['skipped']}")
-    write_json(folder / MANIFEST, manifest)
-    return Made(split, folder, manifest, time.monotonic() - started, n_bytes, bad)
-
-
-def _begin(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """Makes the folder and notes what it is for. -> the manifest where all is there already
-
-    Raises UserError where the folder was made with other settings, or holds shards of nobody knows what."""
-    noted = folder / SETTINGS
-    is_begun = (folder / MANIFEST).exists() or any(folder.glob("part-*.safetensors"))
-    if noted.exists() and is_begun:  # without a shard the note binds nobody: the first document may have been bad
-        differing = differences(read_json(noted), settings)
-        if differing:
-            raise UserError(
-                f"{shown(folder)} was made with other settings ({'; '.join(differing)}); choose another tokenize.path, "
-                "or make it again with --restart, which moves the old one aside"
-            )
-        if (folder / MANIFEST).exists():
-            return read_manifest(folder / MANIFEST)
-    elif is_begun:
+def _check_parts(config: Config) -> None:
+    tokenize, dataset = config.tokenize, config.dataset
+    if tokenize.part is not None and tokenize.part >= tokenize.parts:
         raise UserError(
-            f"{shown(folder)} holds shards but no {SETTINGS} that says how they were made; choose another "
-            "tokenize.path, or make it again with --restart, which moves the old one aside"
+            f"tokenize.part={tokenize.part}, but there are tokenize.parts={tokenize.parts}, counted from 0; give all "
+            "tasks the same tokenize.parts"
         )
-    make_folder(folder)
-    write_json(noted, settings)
-    return None
+    caps = {"dataset.max_documents": dataset.max_documents, "dataset.max_bytes": dataset.max_bytes}
+    if dataset.source in ("hub", "sample"):
+        caps = {}  # the raw text was cut off when it was made
+    capped = [name for name, value in {**caps, "tokenize.max_tokens": tokenize.max_tokens}.items() if value is not None]
+    if tokenize.parts > 1 and capped:
+        raise UserError(
+            f"tokenize.parts={tokenize.parts} with {capped[0]}: only who reads all documents in order knows where that "
+            "is reached; use tokenize.parts=1, or leave the cap out"
+        )
 
 
-def _finished(folder: Path, part: int, about: dict[str, Any]) -> list[ShardRecord]:
-    """Shards of a part that an earlier run has left. Raises UserError where one is not of these settings."""
-    records: list[ShardRecord] = []
-    while (path := folder / shard_name(part, len(records))).exists():
-        said = read_about(path)
-        if {key: said.get(key) for key in about} != about:
-            raise UserError(f"{shown(path)} was made with other settings; make the shards again with --restart")
-        records.append(finished_shard(path, sha256_file(path)))
-    return records
+def _move_aside(folder: Path) -> None:
+    if folder.exists():
+        aside = folder.with_name(f"{folder.name}.{time.strftime('%Y%m%d-%H%M%S')}")
+        folder.rename(aside)
+        info(f"{folder.name}: what was in {shown(folder)} is now in {shown(aside)}")
 
 
-def _of_part(config: Config, split: str, part: int, skip: int, bad: BadDocuments) -> Generator[Piece]:
-    """The documents of one part, numbered, without the first `skip`."""
-    ordinal = 0
-    for number, document in enumerate(read_documents(config, split, on_bad=bad)):
-        if number // BLOCK % config.tokenize.parts == part:
-            if ordinal >= skip:
-                yield Piece(ordinal, document.fields, document.where)
-            ordinal += 1
+class _Run:
+    """The splits of one source on their way to shards."""
+
+    def __init__(self, config: Config, number: int, pool: Workers) -> None:
+        self.config, self.number, self.pool = config, number, pool
+        work: Work = pool.work
+        self.source, self.reader, self.encoder = work.sources[number], work.reader, work.encoder
+        self.tokenizer = self.encoder.tokenizer
+        names = [split for split in splits(config) if split in self.source.shares]
+        self.settings = {split: settings_of(config, split, self.tokenizer, self.source) for split in names}
+        self.folder = {split: shards_dir(config) / split for split in names}
+        self.bad = {split: BadDocuments("skip") for split in names}
+        self.n_bytes = 0
+
+    def make(self) -> list[Made]:
+        """Every split: made now, or there already."""
+        started = time.monotonic()
+        there = {split: begin(self.folder[split], settings) for split, settings in self.settings.items()}
+        for split, manifest in there.items():
+            if manifest is not None:
+                unchanged(self.source, self.folder[split], manifest)
+        open_ = [split for split, manifest in there.items() if manifest is None]
+        chosen = self.config.tokenize.part
+        for part in range(self.config.tokenize.parts) if chosen is None else [chosen]:
+            self._make_part(part, open_)
+        made = []
+        for split, manifest in there.items():
+            missing: list[int] = []
+            if manifest is None:
+                manifest, missing = self._joined(split)
+            seconds = time.monotonic() - started if split in open_ else 0.0
+            made.append(Made(split, self.folder[split], manifest, seconds, self.n_bytes, self.bad[split], missing))
+        return made
+
+    def _joined(self, split: str) -> tuple[dict[str, Any] | None, list[int]]:
+        """-> the manifest, if all parts are there; else which are not"""
+        folder, parts = self.folder[split], range(self.config.tokenize.parts)
+        missing = [part for part in parts if not part_file(folder, part).exists()]
+        if missing:
+            return None, missing
+        return join(folder, split, self.settings[split], self.config, self.tokenizer), []
+
+    def _make_part(self, part: int, names: list[str]) -> None:
+        units = part_units(self.source, part, self.config.tokenize.parts)
+        names = [split for split in names if finished_part(self.folder[split], part, self.settings[split]) is None]
+        if not names:
+            return
+        writers, since = {}, {}
+        for split in names:
+            finished = shards_there(self.folder[split], part, self.settings[split])
+            if finished:
+                info(f"{split}: going on after {finished[-1].read_documents:,} documents" + self._of(part))
+            noted = about(self.settings[split])
+            writers[split] = ShardWriter(
+                self.folder[split], part, self.encoder.dtype, self.config.tokenize.shard_tokens, noted, finished
+            )
+            since[split] = writers[split].read_until or address_of(units.start)
+        caps = {split: _Cap(self.config, writer) for split, writer in writers.items()}
+        start = unit_of(min(since.values()))
+        inputs = {start: self._input_before(units, start, writers)}
+        total = sum(map(self.source.unit_bytes, units)) / 1e6
+        before = sum(self.source.unit_bytes(unit) for unit in range(units.start, start)) / 1e6
+        named = f"tokenising {', '.join(names)}" + self._of(part)
+        with progress(named, max(total, before) or None, unit="MB") as meter:
+            meter.advance(before)
+            todo = tasks(self.source, self.number, range(start, units.stop), self.reader, since)
+            with closing(todo):  # files that are being read are closed at once when something goes wrong
+                for result in self.pool.map(todo):
+                    self._add(result, writers, caps, inputs, meter)
+                    if all(cap.full for cap in caps.values()):
+                        break
+            for writer in writers.values():
+                writer.close()
+        for split, writer in writers.items():
+            stop = caps[split].unit if caps[split].full else units.stop
+            read = range(units.start, stop), inputs[stop]
+            write_part(self.folder[split], part, self.settings[split], writer, *read)
+
+    def _of(self, part: int) -> str:
+        return f" (part {part} of {self.config.tokenize.parts})" if self.config.tokenize.parts > 1 else ""
+
+    def _input_before(self, units: range, start: int, writers: dict[str, ShardWriter]) -> str:
+        """The hash of the part's units before `start`: as a shard has it, or made anew where the files are newer."""
+        noted = {unit_of(writer.read_until): writer.input for writer in writers.values() if writer.shard}
+        begun = min((self.folder[split] / SETTINGS).stat().st_mtime for split in writers)
+        if not self.source.changed_since(begun):
+            return noted.get(start, "")
+        made = {units.start: ""}
+        for unit in range(units.start, max(noted, default=start)):
+            made[unit + 1] = chained(made[unit], [self.source.digest(unit)])
+        if any(made[unit] != value for unit, value in noted.items()):
+            folder = shown(self.folder[next(iter(writers))])
+            raise UserError(
+                f"the input of {folder} has changed since it was begun (another hash of the input); make it again with "
+                "--restart, which moves the old one aside"
+            )
+        return made[start]
+
+    def _add(
+        self, result: Result, writers: dict[str, ShardWriter], caps: dict[str, "_Cap"], inputs: dict[int, str],
+        meter: Meter,
+    ) -> None:  # fmt: skip
+        before = meter.done
+        for unit, digest in result.digests:
+            inputs[unit + 1] = chained(inputs[unit], [digest])
+            if unit - 4096 in inputs:
+                del inputs[unit - 4096]
+            meter.done += self.source.unit_bytes(unit) / 1e6
+        for split, tokens in result.tokens.items():
+            tokens = caps[split].cut(tokens)
+            writers[split].add(tokens, inputs)
+            for one in tokens.skipped:
+                known = not self.bad[split].wants_place(one.reason) or one.reason == EMPTY
+                place = "" if known else self.source.where(unit_of(one.address), one.address & ((1 << ROW) - 1))
+                self.bad[split].add(place, one.reason, one.detail)
+        self.n_bytes += result.n_bytes
+        if not meter.total and meter.done == before:
+            meter.done += result.n_bytes / 1e6
+        meter.update(f"{sum(writer.tokens_done for writer in writers.values()):,} tokens")
 
 
-def _pieces(documents: Iterable[Piece], meter: Meter) -> Iterator[list[Piece]]:
-    """Some documents at a time: so many, or so much text."""
-    piece: list[Piece] = []
-    characters = 0
-    for document in documents:
-        piece.append(document)
-        characters += sum(map(len, texts_of(document.fields)))
-        if len(piece) == PIECE_DOCUMENTS or characters >= PIECE_CHARACTERS:
-            yield piece
-            meter.advance(characters / 1e6)
-            piece, characters = [], 0
-    if piece:
-        yield piece
-        meter.advance(characters / 1e6)
+class _Cap:
+    """Cuts a split off at dataset.max_documents, dataset.max_bytes and tokenize.max_tokens."""
 
+    def __init__(self, config: Config, writer: ShardWriter) -> None:
+        applies = config.dataset.source not in ("hub", "sample")  # whose raw text was cut off when it was made
+        self.max_documents = config.dataset.max_documents if applies else None
+        self.max_bytes = config.dataset.max_bytes if applies else None
+        self.max_tokens = config.tokenize.max_tokens
+        self.documents, self.n_bytes, self.tokens = writer.read_documents, writer.read_bytes, writer.tokens_done
+        self.full, self.unit = False, 0  # and the unit in which that came about
 
-def verify(folder: Path) -> list[str]:
-    """Checks a split's folder: every checksum, nothing missing, nothing foreign. -> what is wrong, a line each"""
-    if not (folder / MANIFEST).exists():
-        return [f"{shown(folder / MANIFEST)}: missing"]
-    manifest = read_manifest(folder / MANIFEST)
-    wrong = []
-    known = {MANIFEST, SETTINGS}
-    if not (folder / SETTINGS).exists():
-        wrong.append(f"{shown(folder / SETTINGS)}: missing")
-    elif sha256_json(read_json(folder / SETTINGS)) != manifest["settings"]:
-        wrong.append(f"{shown(folder / SETTINGS)}: not the settings of the manifest")
-    for entry in manifest["shards"]:
-        path = folder / entry["file"]
-        known.add(entry["file"])
-        if not path.exists():
-            wrong.append(f"{shown(path)}: missing")
-        elif sha256_file(path) != entry["sha256"]:
-            wrong.append(f"{shown(path)}: wrong, not the bytes of its checksum")
-    for path in sorted(folder.iterdir()):
-        # Indices of windows are made by training, beside the shards that they are of.
-        shard = path.name.partition(".windows-")[0] + ".safetensors"
-        if path.name not in known and shard not in known:
-            wrong.append(f"{shown(path)}: foreign, not in the manifest")
-    return wrong
+    def cut(self, tokens: Tokens) -> Tokens:
+        """What still fits, in order."""
+        if self.max_documents is self.max_bytes is self.max_tokens is None:
+            return tokens
+        if self.full:
+            return tokens.before(0)
+        refused = [(one.address, one.n_bytes, 0) for one in tokens.skipped if one.n_bytes]
+        kept = np.stack([tokens.addresses, tokens.n_bytes, tokens.sizes()], 1)
+        rows = np.concatenate([kept, np.array(refused, np.int64).reshape(-1, 3)])
+        rows = rows[np.argsort(rows[:, 0])]
+        documents = self.documents + np.arange(1, len(rows) + 1)
+        n_bytes, n_tokens = self.n_bytes + rows[:, 1].cumsum(), self.tokens + rows[:, 2].cumsum()
+        beyond = np.zeros(len(rows), bool)
+        for count, most in ((documents, self.max_documents), (n_bytes, self.max_bytes), (n_tokens, self.max_tokens)):
+            if most is not None:
+                beyond |= count > most
+        if beyond.any():
+            self.full = True
+            limit = int(rows[int(np.argmax(beyond)), 0])
+            self.unit = unit_of(limit)
+            return tokens.before(limit)
+        if len(rows):
+            self.documents, self.n_bytes, self.tokens = int(documents[-1]), int(n_bytes[-1]), int(n_tokens[-1])
+        return tokens
 
 
 def lengths_of(folder: Path, manifest: dict[str, Any]) -> Counter[int]:
@@ -250,16 +294,15 @@ def lengths_of(folder: Path, manifest: dict[str, Any]) -> Counter[int]:
 def prompts_and_references(config: Config, split: str) -> Iterator[tuple[str, str]]:
     """The raw text of each document that has tokens, in the order of the shards: what is asked, what is right."""
     layout = layout_of(config)
-    for part in range(config.tokenize.parts):
-        for piece in _of_part(config, split, part, 0, BadDocuments(config.tokenize.bad_documents)):
-            if layout.kind == "messages":
-                turns = piece.fields["messages"]
-                answers = [i for i, turn in enumerate(turns) if turn["role"] == "assistant"]
-                last = answers[-1] if answers else len(turns)
-                asked = "\n".join(f"{turn['role']}: {turn['content']}" for turn in turns[:last])
-                yield asked, turns[last]["content"] if answers else ""
-                continue
-            try:
-                yield sides(piece.fields, layout)
-            except Refused:
-                continue
+    for document in read_documents(config, split):
+        if layout.kind == "messages":
+            turns = document.fields["messages"]
+            answers = [i for i, turn in enumerate(turns) if turn["role"] == "assistant"]
+            last = answers[-1] if answers else len(turns)
+            asked = "\n".join(f"{turn['role']}: {turn['content']}" for turn in turns[:last])
+            yield asked, turns[last]["content"] if answers else ""
+            continue
+        try:
+            yield sides(document.fields, layout)
+        except Refused:
+            continue

@@ -3,18 +3,20 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from itertools import islice
+from itertools import chain, islice
 from types import TracebackType
 from typing import Any
 
 from utils.messages import UserError
 
-AT_HAND = 6  # pieces done here before processes are started: most small corpora need none
+AT_HAND = 1  # pieces done here where there are no more: for them no process is started
 
 _work: Callable[[Any], Any]
 
@@ -41,7 +43,11 @@ class Workers:
             yield from map(self.work, pieces)
             return
         if self.executor is None:
-            yield from map(self.work, islice(pieces, AT_HAND))
+            first = list(islice(pieces, AT_HAND + 1))
+            if len(first) <= AT_HAND:
+                yield from map(self.work, first)
+                return
+            pieces = chain(first, pieces)
         waiting: deque = deque()
         try:
             for piece in pieces:
@@ -58,9 +64,13 @@ class Workers:
 
     def _started(self) -> ProcessPoolExecutor:
         if self.executor is None:
-            # Spawned, not forked: the threads of the tokenizer's library do not survive a fork.
-            context = multiprocessing.get_context("spawn")
-            self.executor = ProcessPoolExecutor(self.number, context, _start, (self.work,))
+            # Forked where that can be: a new interpreter takes a second to load what this one has loaded. The work
+            # uses no threads of its own, so those that did not come along are not missed.
+            how = "fork" if sys.platform == "linux" else "spawn"
+            self.executor = ProcessPoolExecutor(self.number, multiprocessing.get_context(how), _start, (self.work,))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of newer Pythons: see above
+                self.executor.submit(os.getpid)  # starts all of them
         return self.executor
 
 

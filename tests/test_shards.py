@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from corpus.shards import ShardSet, ShardWriter, Tokens, dtype_for, read_about, totals, write_tensors
+from corpus.shard_writer import ShardWriter
+from corpus.shards import ShardSet, Skipped, Tokens, dtype_for, read_about, totals, write_tensors
 from utils.files import write_json
 from utils.hashing import sha256_file
 from utils.messages import UserError
@@ -17,7 +18,8 @@ def tokens_of(lengths: list[int], first: int = 0, dtype: type = np.uint32, **mor
     return Tokens(
         tokens=np.arange(100, 100 + total, dtype=dtype),
         lengths=np.array(lengths, np.int64),
-        ordinals=np.arange(first, first + len(lengths)),
+        addresses=np.arange(first, first + len(lengths)),
+        n_bytes=np.full(len(lengths), 5),
         text=np.tile(np.array([[3, 2, 1]], np.int64), (len(lengths), 1)),
         **more,
     )
@@ -59,17 +61,20 @@ def test_where_a_shard_ends_depends_on_the_documents_alone(tmp_path: Path, cuts:
     assert load_file(tmp_path / writer.records[2].file)["offsets"].tolist() == [0, 1, 10]
     assert totals(writer.records)["bytes"] == 18 and totals(writer.records)["largest_id"] == 139
     # The bytes are those of one batch: golden, so that a change of the format is noticed.
-    assert sha256_file(tmp_path / writer.records[0].file)[:16] == "ebe833d2001dd1c0"
+    assert sha256_file(tmp_path / writer.records[0].file)[:16] == "28ef4f28026094d7"
 
 
 def test_skipped_documents_are_counted_with_the_shard_that_follows(tmp_path: Path) -> None:
     writer = ShardWriter(tmp_path, 0, np.dtype(np.uint16), 5, {})
     batch = tokens_of([3, 3])._replace(
-        ordinals=np.array([1, 3]), skipped=((0, "a", "f:1"), (2, "b", "f:3"), (4, "b", "f:5"))
+        addresses=np.array([1, 3]),
+        skipped=(Skipped(0, "a", "", 7), Skipped(2, "b", "", 0), Skipped(4, "b", "", 0)),
     )
     writer.add(batch)
     writer.close()
     assert [(record.skipped, record.read_until) for record in writer.records] == [({"a": 1}, 2), ({"b": 1}, 4)]
+    # A document that was read and then refused counts towards the caps; a row that was none does not.
+    assert [(record.read_documents, record.read_bytes) for record in writer.records] == [(2, 12), (3, 17)]
     assert writer.left_over() == {"b": 1}
 
 
@@ -81,11 +86,12 @@ def test_a_set_that_is_not_whole_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "train"
     with pytest.raises(UserError, match="make it with: python tokenize_data.py"):
         open_set(tmp_path)
+    folder.mkdir()
     writer = ShardWriter(folder, 0, np.dtype(np.uint16), 5, {})
     writer.add(tokens_of([3, 3, 3]))
     writer.close()
     manifest = {
-        "format": "liftoff token shards", "format_version": 1, "kind": "text", **totals(writer.records),
+        "format": "liftoff token shards", "format_version": 2, "kind": "text", **totals(writer.records),
         "shards": [vars(record) for record in writer.records],
     }  # fmt: skip
     write_json(folder / "manifest.json", manifest)
