@@ -2,11 +2,16 @@
 
     full      all documents run together          partial   each document is cut by itself
     truncate  the first window of each document    none      a document (or pair) a window, longer ones refused
+    best_fit  whole documents of a shard, put together so that little is left empty; longer ones cut into pieces
 
 A stream of n tokens (full: the split, partial: a document) gives max(1, ceil((n - s) / (b - s))) windows: b tokens of a
 row are text, and s = overlap + (0 with window_bos, else ahead) are shared by neighbours. What the window before has
 scored is not scored again: every token is scored exactly once, except the first of a stream where nothing precedes it
 and, with document_masking, the first of each document.
+
+Under best_fit a window is a stream: a document that begins inside it is predicted from the one before (unless
+document_masking), and the first of the window from BOS or not at all. Pieces of a cut document share `ahead` tokens,
+with window_bos too: a piece may lie behind other documents, where no BOS stands before its first new token.
 """
 
 from dataclasses import asdict, dataclass
@@ -15,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from corpus.best_fit import best_fit
 from corpus.shards import Shard, map_tensors, read_about, write_tensors
 from utils.hashing import sha256_json
 from utils.messages import UserError
@@ -71,8 +77,10 @@ class Packing:
                 f"data.overlap={self.overlap} leaves no room for new tokens in windows of "
                 f"data.max_seq_len={self.max_seq_len}; it can be at most {self.overlap + self.stride - 1}"
             )
-        if self.pairs and self.packing not in ("none", "truncate"):
-            raise UserError(f"data.packing={self.packing} cannot hold sources and targets; use none or truncate")
+        if self.pairs and self.packing not in ("none", "truncate", "best_fit"):
+            raise UserError(
+                f"data.packing={self.packing} cannot hold sources and targets; use none, truncate or best_fit"
+            )
 
     @property
     def row(self) -> int:
@@ -87,6 +95,8 @@ class Packing:
     @property
     def shared(self) -> int:
         """s: tokens that neighbours share."""
+        if self.packing == "best_fit":
+            return self.ahead
         return self.overlap + (0 if self.begin is not None else self.ahead)
 
     @property
@@ -100,9 +110,16 @@ class Packing:
         return min(self.ahead, 1) if self.begin is None else 0
 
     def windows_of(self, lengths: np.ndarray) -> np.ndarray:
-        """Streams of so many tokens -> how many windows each gives, those without a target among them."""
+        """Streams of so many tokens -> how many windows (best_fit: pieces) each gives, those without a target among
+        them."""
         count = np.maximum(1, -(-(lengths - self.shared) // self.stride))
-        return np.where(lengths > self.first_scored, count, 0)
+        return np.where(lengths > (0 if self.packing == "best_fit" else self.first_scored), count, 0)
+
+    def unscored(self, start: np.ndarray, is_first: np.ndarray | bool = True) -> np.ndarray:
+        """Pieces of documents -> how many tokens at their beginnings are not scored. start: where in the document.
+        is_first: whether a piece is the first of its window."""
+        begun = np.where(is_first, self.first_scored, min(self.ahead, 1) if self.document_masking else 0)
+        return np.where(start > 0, self.shared, begun)
 
 
 @dataclass
@@ -113,8 +130,8 @@ class Counts:
     input_tokens: int = 0  # fed to the model, without filling: edges and the other side of pairs counted
     scored_tokens: int = 0
     unscored_tokens: int = 0  # that should have been scored, but are cut off or have nothing before them
-    left_out: int = 0  # windows (truncate, none: documents) without a target
-    too_long: int = 0  # packing none: documents that do not fit
+    left_out: int = 0  # windows (truncate, none: documents; best_fit: pieces) without a target
+    too_long: int = 0  # documents that do not fit into a window (not counted for full)
     longest: int = 0  # of them, in tokens
 
     def __add__(self, other: "Counts") -> "Counts":
@@ -155,77 +172,120 @@ def first_tokens(shard: Shard) -> int:
     return int(np.count_nonzero((begins == 0) & (ends > 0)))
 
 
-def load_index(
-    shard: Shard, packing: Packing, from_prompts: bool, fallback: Path | None
-) -> tuple[np.ndarray, np.ndarray, Counts]:
-    """The windows of a shard: their documents, and where in them they start; made at the first time, then read.
+class Cuts(NamedTuple):
+    """The windows of a shard: which pieces of its documents they are made of, window after window."""
 
-    It lies beside the shard, or in `fallback` where that folder cannot be written, or else only in memory."""
-    key = sha256_json({"shard": shard.record.sha256, "version": 1, **asdict(packing)})[:12]
+    document: np.ndarray  # (P,) int32
+    start: np.ndarray  # (P,) int32: where in the document; a piece ends where document or room does
+    first: np.ndarray | None  # (W + 1,) int64: first piece of each window, and the end; None: a piece is a window
+
+
+def load_index(
+    shard: Shard, packing: Packing, from_prompts: bool, fallback: Path | None, keep: bool = True
+) -> tuple[Cuts, Counts]:
+    """The windows of a shard; made at the first time, then read.
+
+    Kept beside the shard, or in `fallback` where that folder cannot be written, or else only in memory."""
+    key = sha256_json({"shard": shard.record.sha256, "version": 2, **asdict(packing)})[:12]
     name = f"{shard.path.stem}.windows-{key}.safetensors"
     folders = [shard.path.parent, *([fallback / shard.path.parent.name] if fallback else [])]
     for folder in folders:
         if (folder / name).exists():
             tensors = map_tensors(folder / name)
-            return tensors["document"], tensors["start"], Counts(**read_about(folder / name)["counts"])
-    document, start, counts = make_index(shard, packing, from_prompts)
-    for folder in folders:
+            cuts = Cuts(tensors["document"], tensors["start"], tensors.get("first"))
+            return cuts, Counts(**read_about(folder / name)["counts"])
+    cuts, counts = make_index(shard, packing, from_prompts)
+    tensors = {part: [values] for part, values in cuts._asdict().items() if values is not None}
+    for folder in folders if keep else []:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            write_tensors(folder / name, {"document": [document], "start": [start]}, {"counts": asdict(counts)})
+            write_tensors(folder / name, tensors, {"counts": asdict(counts)})
             break
         except (OSError, UserError):
             continue
-    return document, start, counts
+    return cuts, counts
 
 
-def make_index(shard: Shard, packing: Packing, from_prompts: bool) -> tuple[np.ndarray, np.ndarray, Counts]:
-    """-> documents (W,) int32, starts within them (W,) int32, counts"""
-    every = np.arange(shard.n_documents)
+def make_index(shard: Shard, packing: Packing, from_prompts: bool) -> tuple[Cuts, Counts]:
+    """Cuts a shard into windows."""
     if packing.pairs:
         return _index_of_pairs(shard, packing, from_prompts)
     lengths = np.diff(shard.offsets)
-    windows = packing.windows_of(lengths)
-    if packing.packing != "partial":
-        windows = np.minimum(windows, 1)
-    owner, number = ranges(np.zeros(len(every), np.int64), windows)
+    pieces = packing.windows_of(lengths)
+    if packing.packing in ("truncate", "none"):
+        pieces = np.minimum(pieces, 1)
+    document, number = ranges(np.zeros(len(pieces), np.int64), pieces)
     start = number * packing.stride
-    stop = np.minimum(start + packing.room, lengths[owner])
-    new = start + np.where(start > 0, packing.shared, packing.first_scored)
-    scored = _scored_between(shard, owner, new, stop)
-    kept = scored > 0
-    long = lengths > packing.room
-    edges = packing.row - packing.room - packing.ahead
+    size = np.minimum(packing.room, lengths[document] - start)
+    first = None
+    if packing.packing == "best_fit":
+        # What could be scored at best: a piece without a target is not worth a place.
+        least = np.minimum(packing.unscored(start, True), packing.unscored(start, False))
+        worth = _scored_between(shard, document, start + least, start + size) > 0
+        document, start, size = document[worth], start[worth], size[worth]
+        order, first = _put_together(size, np.zeros_like(size), packing)
+        document, start, size = document[order], start[order], size[order]
+    window = _window_of(first, len(document))
+    is_first = np.diff(window, prepend=-1) > 0
+    scored = _scored_between(shard, document, start + packing.unscored(start, is_first), start + size)
+    kept = np.bincount(window, scored) > 0
+    stay = kept[window]
     counts = Counts(
         windows=int(kept.sum()),
-        input_tokens=int((stop - start + edges)[kept].sum()),
+        input_tokens=int(size[stay].sum()) + int(kept.sum()) * (packing.row - packing.room - packing.ahead),
         scored_tokens=int(scored.sum()),
         unscored_tokens=shard.record.scored_tokens - int(scored.sum()),
-        left_out=int((~kept).sum() + (windows == 0).sum()),
-        too_long=int(long.sum()),
+        left_out=int(pieces.sum() + (pieces == 0).sum() - stay.sum()),
+        too_long=int((lengths > packing.room).sum()),
         longest=int(lengths.max(initial=0)),
     )
-    return owner[kept].astype(np.int32), start[kept].astype(np.int32), counts
+    return _kept(document, start, first, kept, stay), counts
 
 
-def _index_of_pairs(shard: Shard, packing: Packing, from_prompts: bool) -> tuple[np.ndarray, np.ndarray, Counts]:
+def _put_together(sizes: np.ndarray, others: np.ndarray, packing: Packing) -> tuple[np.ndarray, np.ndarray]:
+    """-> pieces in the order of their windows, first piece of each window and the end"""
+    window = best_fit(sizes, others, packing.room, packing.max_seq_len if packing.pairs else packing.room)
+    return np.argsort(window, kind="stable"), np.concatenate([[0], np.cumsum(np.bincount(window))])
+
+
+def _window_of(first: np.ndarray | None, pieces: int) -> np.ndarray:
+    """The window that each piece is in. -> (P,)"""
+    return np.arange(pieces) if first is None else np.repeat(np.arange(len(first) - 1), np.diff(first))
+
+
+def _kept(
+    document: np.ndarray, start: np.ndarray, first: np.ndarray | None, kept: np.ndarray, stay: np.ndarray
+) -> Cuts:
+    """Without some of the windows. kept: (W,) bool. stay: (P,) bool, the same of their pieces"""
+    if first is not None:
+        first = np.concatenate([[0], np.cumsum(np.diff(first)[kept])])
+    return Cuts(document[stay].astype(np.int32), start[stay].astype(np.int32), first)
+
+
+def _index_of_pairs(shard: Shard, packing: Packing, from_prompts: bool) -> tuple[Cuts, Counts]:
     every = np.arange(shard.n_documents)
     if not len(every):
-        return every.astype(np.int32), every.astype(np.int32), Counts()
+        return Cuts(every.astype(np.int32), every.astype(np.int32), None), Counts()
     source, _, target = sides(shard, every, from_prompts)
     kept = target > 0
     fits_source, fits_target = np.minimum(source, packing.room), np.minimum(target, packing.max_seq_len)
-    edges = packing.row - packing.room
+    document, first = every[kept], None
+    if packing.packing == "best_fit":
+        # An empty source has a window of its own: a target that looks at nothing must find no other's source there.
+        sizes = np.where(source == 0, packing.room, fits_source)[kept]
+        order, first = _put_together(sizes, fits_target[kept], packing)
+        document = document[order]
+    windows = len(document) if first is None else len(first) - 1
     counts = Counts(
-        windows=int(kept.sum()),
-        input_tokens=int((fits_source + edges + fits_target)[kept].sum()),
+        windows=windows,
+        input_tokens=int((fits_source + fits_target)[kept].sum()) + windows * (packing.row - packing.room),
         scored_tokens=int(fits_target.sum()),
         unscored_tokens=int((target - fits_target).sum()),
         left_out=int((~kept).sum()),
         too_long=int(((source > packing.room) | (target > packing.max_seq_len)).sum()),
         longest=int(max(source.max(), target.max())),
     )
-    return every[kept].astype(np.int32), np.zeros(int(kept.sum()), np.int32), counts
+    return Cuts(document.astype(np.int32), np.zeros(len(document), np.int32), first), counts
 
 
 def _scored_between(shard: Shard, document: np.ndarray, first: np.ndarray, stop: np.ndarray) -> np.ndarray:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from corpus.packing import Packing
-from corpus.shards import ShardSet, ShardWriter, Tokens, totals
 from corpus.window_index import WindowIndex
+from tests.small_shards import batch_of, documents_of, shards_of, spans_of
 from utils.messages import UserError
 
 BEGIN, END = 1, 2  # tokens of documents are 10 and more
@@ -17,55 +17,6 @@ BEGIN, END = 1, 2  # tokens of documents are 10 and more
 @pytest.fixture(autouse=True)
 def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.fsync", lambda _: None)
-
-
-def documents_of(rng: np.random.Generator, n: int, longest: int, empty: bool = True) -> list[list[int]]:
-    lengths = rng.integers(0 if empty else 1, longest + 1, n)
-    numbers = itertools.count(10)  # every token another one, so that it is known where it came from
-    return [[next(numbers) for _ in range(length)] for length in lengths]
-
-
-def spans_of(rng: np.random.Generator, documents: list[list[int]]) -> list[list[list[int]]]:
-    """Up to three spans a document, in order, not touching."""
-    spans = []
-    for document in documents:
-        edges = np.sort(
-            rng.choice(len(document) + 1, size=min(2 * int(rng.integers(0, 4)), len(document)) // 2 * 2, replace=False)
-        )
-        spans.append(edges.reshape(-1, 2).tolist())
-    return spans
-
-
-def batch_of(
-    documents: list[list[int]], spans: list[list[list[int]]] | None = None, targets: list[list[int]] | None = None
-) -> Tokens:
-    flat = [token for document in documents for token in document]
-    tokens = Tokens(
-        tokens=np.array(flat, np.uint32),
-        lengths=np.array([len(document) for document in documents], np.int64),
-        ordinals=np.arange(len(documents)),
-        text=np.ones((len(documents), 3), np.int64),
-    )
-    if spans is not None:
-        rows = [span for of_one in spans for span in of_one]
-        tokens = tokens._replace(
-            scored=np.array(rows, np.int32).reshape(-1, 2),
-            scored_lengths=np.array([len(of_one) for of_one in spans], np.int64),
-        )
-    if targets is not None:
-        tokens = tokens._replace(
-            target_tokens=np.array([token for target in targets for token in target], np.uint32),
-            target_lengths=np.array([len(target) for target in targets], np.int64),
-        )
-    return tokens
-
-
-def shards_of(folder: Path, tokens: Tokens, kind: str = "text", shard_tokens: int = 40) -> ShardSet:
-    writer = ShardWriter(folder, 0, np.dtype(np.uint16), shard_tokens, {})
-    writer.add(tokens)
-    writer.close()
-    manifest = {"kind": kind, "shards": [vars(record) for record in writer.records], **totals(writer.records)}
-    return ShardSet(folder, manifest)
 
 
 @pytest.mark.parametrize("ahead", [0, 1])
@@ -176,6 +127,9 @@ def test_pairs_keep_their_sides(tmp_path: Path, packing: str) -> None:
     assert index.counts.unscored_tokens == sum(max(0, len(target) - length) for target in targets)
     with pytest.raises(UserError, match="sources and targets"):
         Packing(8, 0, "full", pairs=True)
+    windows = WindowIndex(shards, Packing(length, 0, packing, pairs=True, document_masking=True)).gather([0, 1, 2])
+    assert not windows.documents.any() and windows.documents.shape == windows.tokens.shape
+    assert not windows.target_documents.any() and windows.target_documents.shape == windows.target_tokens.shape
 
 
 @pytest.mark.parametrize("shard_tokens", [2, 5, 100])
