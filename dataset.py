@@ -27,7 +27,7 @@ from corpus.shards import ShardSet
 from corpus.window_index import WindowIndex
 from models.interface import ModelFacts
 from objectives import build_objective
-from objectives.facts import NOTHING
+from objectives.facts import NOTHING, kept_apart
 from tokenizer.tokenizer import Tokenizer
 from training.fitting import check_model, check_shards, packing_of, vocabulary_facts
 from utils.messages import UserError
@@ -136,7 +136,9 @@ class LanguageModelData(L.LightningDataModule):
             arrays = filled_on_the_left(arrays)
             if not self.facts.encoder_decoder:
                 arrays["position_ids"] = np.maximum(arrays["attention_mask"].cumsum(1) - 1, 0)
-        if (full and self.facts.causal and not self.facts.encoder_decoder) or not self.facts.takes_attention_mask:
+        if windows.documents is not None:
+            arrays = kept_apart(arrays, self.config.objective.name)
+        elif (full and self.facts.causal and not self.facts.encoder_decoder) or not self.facts.takes_attention_mask:
             del arrays["attention_mask"]
         arrays["places"] = windows.places.astype(np.int64)
         return {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in arrays.items()}

@@ -130,6 +130,7 @@ def parts_of(config: Config) -> "tuple[Hardware, Tokenizer, LanguageModelTrainin
         special_ids=special_ids(tokenizer),
         seed=config.seed,
         window=config.data.max_seq_len,
+        document_masking=config.data.document_masking,
     )
     model.train()  # pretrained ones come without dropout, and Lightning leaves that as it finds it
     return found, tokenizer, LanguageModelTraining(model, config), LanguageModelData(config, tokenizer, model.facts)

@@ -189,6 +189,21 @@ def _windows(config: Config) -> Iterator[Problem]:
             (overlap, packing),
             f"data.overlap={data.overlap} needs data.packing full | partial; {data.packing} has no next window",
         )
+    if data.document_masking and data.padding_side == "left":
+        keys = (("data", "padding_side"), ("data", "document_masking"))
+        yield keys, "data.document_masking fills rows on the right: data.padding_side: left does not go with it"
+    attention = config.model.attention
+    if (
+        data.document_masking
+        and config.objective.name in ("masked", "seq2seq")
+        and attention not in (None, "sdpa", "eager")
+    ):
+        keys = (("model", "attention"), ("data", "document_masking"))
+        yield (
+            keys,
+            f"data.document_masking with objective {config.objective.name} needs model.attention: sdpa | eager, which "
+            f"take masks; got {attention}",
+        )
     left = data.max_seq_len - data.window_bos - data.window_eos
     if left < 1 or data.overlap >= left:
         yield (

@@ -198,6 +198,10 @@ class Data(Section):
         False,
         "attention and positions restart at each document in a window, and nothing is predicted across a boundary",
     )
+    document_masking: bool = setting(
+        False,
+        "attention and positions restart at each document in a window, and nothing is predicted across a boundary",
+    )
     seed: int | None = setting(None, "of the order of the data; by default `seed`")
     shuffle: bool = setting(True, "windows in a random order; false: as they lie")
     mixture: dict[str, float] | None = setting(

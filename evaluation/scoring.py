@@ -19,7 +19,9 @@ from configs.schema import Config, Decoding
 from evaluation.metrics import Metric, Score, load_metrics, one_line
 from evaluation.opening import Opened, find_model, open_model
 from evaluation.results import RESULTS, earlier, label, made_from, move_aside
+from models.build import refusals
 from models.decoding import DecodingOptions, cut_at_stop
+from models.documents import check_documents
 from tokenizer.tokenizer import Tokenizer
 from training.launch import make_trainer
 from training.precision import Hardware, hardware
@@ -61,6 +63,9 @@ def score(
         show(done, folder, to_generate(config, typed))
         return done
     opened = open_model(place, config)
+    if config.data.document_masking:
+        with refusals():
+            check_documents(opened.model, config.data.max_seq_len)
     data = data_class(config, opened.tokenizer, opened.model.facts)
     results, texts = evaluated(config, opened, data, training_class, metrics, options)
     write(folder, {**results, "made_from": identity}, texts)

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from models.documents import check_documents
 from models.interface import SpecialIds, TrainableModel, check_window, padded_vocab
 from models.language_model import LanguageModel
 from models.plain import PlainModule
@@ -40,12 +41,13 @@ def build_model(
     special_ids: SpecialIds | None = None,
     seed: int = 0,
     window: int | None = None,
+    document_masking: bool = False,
 ) -> TrainableModel:
     """The keys of the config's `model` section.
 
     vocab_size: tokens of the tokenizer (not padded); seed: of new weights; window: tokens of the longest row that
-    it will be given, checked before weights are read. Raises UserError for what the config asks and the model cannot
-    do.
+    it will be given, checked before weights are read; document_masking: rows will hold documents that must not see
+    each other. Raises UserError for what the config asks and the model cannot do.
     """
     arguments, special_ids = dict(arguments or {}), special_ids or SpecialIds()
     with refusals(), new_weights_from(seed):
@@ -71,6 +73,8 @@ def build_model(
             if loss == "own":
                 raise ValueError("loss: own is for huggingface and module; a backbone has no loss of its own")
             model = dress_backbone(backbone, arguments, vocab_size, tie_embeddings, pretrained, window)
+        if document_masking:
+            check_documents(model, window)
         if activation_checkpointing:
             recompute_activations(model)
         if compile:

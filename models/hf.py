@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from models.cross_entropy import IGNORED, nats_of_hidden, nats_of_logits
+from models.hf_documents import Packed, tried_on_any_device
 from models.hf_loading import max_positions_of, silence
 from models.interface import Loss, ModelFacts, Stepper
 from models.steppers import EncoderDecoderStepper, PastStepper, RecomputingStepper, positions_of
@@ -31,8 +32,10 @@ class HuggingFaceModel(nn.Module):
         parameters = inspect.signature(inner.forward).parameters
         self.takes = set(parameters)
         self.takes_more = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-        with silence():  # what is tried on a few ids, which may be those of special tokens, is no news to the user
+        # What is tried on a few ids, which may be those of special tokens, is no news to the user.
+        with silence(), tried_on_any_device(inner):
             self.facts = facts_of(inner, self.takes)
+            self.packed = Packed(inner, causal=self.facts.causal, first_position=first_position_of(inner))
             self.head_is_apart = not own_loss and head_is_apart(inner)
             if own_loss:
                 check_own_loss(self)
@@ -63,19 +66,28 @@ class HuggingFaceModel(nn.Module):
             hidden = self.inner.base_model(**inputs, **self.without_cache()).last_hidden_state
             head = self.inner.get_output_embeddings()
             return nats_of_hidden(hidden, head.weight, targets, head.bias)
-        return nats_of_logits(self.inner(**inputs, **self.without_cache()).logits, targets)
+        return nats_of_logits(self.output(inputs).logits, targets)
 
     def loss(self, batch: dict[str, Tensor]) -> Loss:
         """Nats summed over the scored targets."""
-        return self(self.inputs(batch), batch["targets"])
+        inputs = self.inputs(batch)
+        said = "decoder_input_ids" if self.facts.encoder_decoder else "input_ids"
+        return self(inputs, batch["targets"].reshape(inputs[said].shape))
 
     def logits(self, batch: dict[str, Tensor]) -> Tensor:
         """-> (B, T, V)"""
-        return self.inner(**self.inputs(batch), **self.without_cache()).logits
+        said = batch["decoder_input_ids" if self.facts.encoder_decoder else "input_ids"]
+        return self.output(self.inputs(batch)).logits.reshape(*said.shape, -1)
+
+    def output(self, inputs: dict[str, Tensor], **more: Any) -> Any:
+        """What the model returns."""
+        return self.inner(**self.packed.encoded(inputs), **self.without_cache(), **more)
 
     def inputs(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The batch without targets. Raises ValueError for an entry that the model does not take."""
         inputs = {name: tensor for name, tensor in batch.items() if name != "targets"}
+        if "documents" in inputs:
+            return self.packed.inputs(inputs, self.takes)
         foreign = inputs.keys() - self.takes
         if foreign:
             raise ValueError(f"{type(self.inner).__name__} takes no {', '.join(sorted(foreign))}, which the batch has")
@@ -100,7 +112,7 @@ class HuggingFaceModel(nn.Module):
         scored = targets != IGNORED
         causal = self.facts.causal and not self.facts.encoder_decoder
         shifted: dict[str, Any] = {"shift_labels": targets.contiguous()} if causal else {}
-        output = self.inner(**inputs, **self.without_cache(), labels=targets.contiguous(), **shifted)
+        output = self.output(inputs, labels=targets.contiguous(), **shifted)
         nats = output.loss.float() * scored.sum() if bool(scored.any()) else output.logits.float().sum() * 0
         return Loss(nats, scored.sum(), ((output.logits.detach().argmax(-1) == targets) & scored).sum())
 
@@ -117,10 +129,8 @@ def facts_of(inner: PreTrainedModel, takes: set[str]) -> ModelFacts:
     """What the config says of it."""
     config = inner.config
     positions = max_positions_of(config)
-    for module in inner.modules():
-        table = getattr(module, "position_embeddings", None)
-        if isinstance(table, nn.Embedding) and table.padding_idx is not None:
-            positions = table.num_embeddings - table.padding_idx - 1  # RoBERTa and its kin count from there
+    if (table := shifted_positions(inner)) is not None:
+        positions = table.num_embeddings - first_position_of(inner)
     if is_causal(inner) and getattr(config, "is_decoder", None) is False and looks_ahead(inner):
         raise ValueError(f"{type(inner).__name__} sees both sides; set model.arguments.is_decoder: true")
     return ModelFacts(
@@ -131,6 +141,18 @@ def facts_of(inner: PreTrainedModel, takes: set[str]) -> ModelFacts:
         decoder_start_id=getattr(config, "decoder_start_token_id", None) if config.is_encoder_decoder else None,
         vocab_size=inner.get_input_embeddings().weight.shape[0],
     )
+
+
+def shifted_positions(inner: PreTrainedModel) -> nn.Embedding | None:
+    """RoBERTa and its kin have a row for padding in their table of positions, and count from the one after it."""
+    tables = (getattr(module, "position_embeddings", None) for module in inner.modules())
+    return next((t for t in tables if isinstance(t, nn.Embedding) and t.padding_idx is not None), None)
+
+
+def first_position_of(inner: PreTrainedModel) -> int:
+    """The position of a row's first token, as the model itself counts."""
+    table = shifted_positions(inner)
+    return 0 if table is None else table.padding_idx + 1
 
 
 def is_causal(inner: PreTrainedModel) -> bool:

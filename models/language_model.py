@@ -1,7 +1,7 @@
 """A backbone (tokens -> hidden states) -> a language model: head, loss, logits, generation, save and load.
 
-Nothing here knows which backbone it is. What its `forward` names (`positions`, `padding`, `cache`) it gets; what it
-does not name it never gets, and a batch that needs it is refused.
+Nothing here knows which backbone it is. What its `forward` names (`positions`, `documents`, `padding`, `cache`) it
+gets; what it does not name it never gets, and a batch that needs it is refused.
 
 B batch   T positions   D width   V vocabulary
 """
@@ -70,13 +70,21 @@ class LanguageModel(nn.Module):
         targets: Tensor,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
+        documents: Tensor | None = None,
     ) -> Loss:
-        """input_ids, targets: (B, T), targets -100 where nothing is asked; attention_mask: (B, T), 1 at real tokens."""
-        hidden = self.hidden_states(input_ids, attention_mask, position_ids)
+        """input_ids, targets: (B, T), targets -100 where nothing is asked; attention_mask: (B, T), 1 at real tokens;
+
+        documents: (B, T), numbers of documents that must not see each other, -1 at what only fills a row.
+        """
+        hidden = self.hidden_states(input_ids, attention_mask, position_ids, documents)
         return nats_of_hidden(hidden, self.head_weight, targets)
 
     def hidden_states(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, position_ids: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        documents: Tensor | None = None,
     ) -> Tensor:
         """(B, T) -> (B, T, D). Raises ValueError for what the backbone does not take."""
         optional: dict[str, Tensor] = {}
@@ -85,6 +93,11 @@ class LanguageModel(nn.Module):
             optional["padding"] = attention_mask == 0
             if position_ids is None and "positions" in self.takes:
                 position_ids = positions_of(attention_mask)
+        if documents is not None:
+            self.require("documents", "rows of several documents (data.document_masking)")
+            optional["documents"] = documents
+            if "positions" not in self.takes:
+                position_ids = None  # it may know no positions, or find them itself: models/documents.py tries it
         if position_ids is not None:
             self.require("positions", "position_ids")
             optional["positions"] = position_ids
@@ -107,7 +120,7 @@ class LanguageModel(nn.Module):
 
     def known(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The batch, if there is nothing in it that a backbone cannot be given; else raises ValueError."""
-        foreign = batch.keys() - {"input_ids", "targets", "attention_mask", "position_ids"}
+        foreign = batch.keys() - {"input_ids", "targets", "attention_mask", "position_ids", "documents"}
         if foreign:
             raise ValueError(f"the batch has {', '.join(sorted(foreign))}, which a backbone does not take")
         return batch

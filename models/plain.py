@@ -69,6 +69,11 @@ class PlainModule(nn.Module):
         if "attention_mask" in batch and not self.facts.takes_attention_mask:
             name = type(self.inner).__name__
             raise ValueError(f"the batch has an attention_mask, but {name}.forward takes none; add it there")
+        if "documents" in batch and not (self.takes_all or self.takes & {"documents", "position_ids"}):
+            raise ValueError(
+                f"the batch has rows of several documents (data.document_masking), but {type(self.inner).__name__}."
+                "forward takes neither `documents` nor `position_ids`; add them there"
+            )
         return self.inner(**{name: tensor for name, tensor in batch.items() if self.takes_all or name in self.takes})
 
     def stepper(self, prompt_ids: Tensor, prompt_mask: Tensor, max_new_tokens: int) -> Stepper:

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from models.layers.attention import Attention, Cache, causal_mask
+from models.layers.attention import Attention, Cache, causal_mask, document_mask
 from models.layers.feedforward import SwiGLU
 from models.layers.rope import Rotation
 
@@ -99,19 +99,21 @@ class Transformer(nn.Module):
         self,
         tokens: Tensor,
         positions: Tensor | None = None,
+        documents: Tensor | None = None,
         padding: Tensor | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
         """tokens: (B, T) -> hidden states: (B, T, D)
 
-        positions: (B, T), by default counted from what the cache holds; padding: (B, T), True where there is no token,
-        on either side; cache: from `new_cache`, holds what was read before and takes these tokens in.
+        positions: (B, T), by default counted from what the cache holds; documents: (B, T), positions with different
+        numbers do not see each other (not with a cache); padding: (B, T), True where there is no token, on either
+        side; cache: from `new_cache`, holds what was read before and takes these tokens in.
         Raises ValueError where the rows are longer than max_seq_len.
         """
         read = 0 if cache is None else cache.filled
         x = self.embedding(tokens)
         rotation = self.rotation(self.places(tokens, positions, read))
-        mask = self.mask(tokens, padding, cache)
+        mask = self.mask(tokens, documents, padding, cache)
         memories = [None] * len(self.blocks) if cache is None else cache.layers
         for block, memory in zip(self.blocks, memories, strict=True):
             x = block(x, rotation, mask, memory)
@@ -124,8 +126,12 @@ class Transformer(nn.Module):
             raise ValueError(f"a row of {end} tokens is longer than the model's max_seq_len={self.max_seq_len}")
         return slice(read, end) if positions is None else positions
 
-    def mask(self, tokens: Tensor, padding: Tensor | None, cache: Cache | None) -> Tensor | None:
+    def mask(
+        self, tokens: Tensor, documents: Tensor | None, padding: Tensor | None, cache: Cache | None
+    ) -> Tensor | None:
         """Who may look at whom, (B, 1, T, S); None where that is just everything before: the fastest attention."""
+        if documents is not None:
+            return document_mask(documents if padding is None else documents.masked_fill(padding, -1)).tril()
         batch, count = tokens.shape
         read = 0 if cache is None else cache.filled
         if cache is not None:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from corpus.packing import Windows
-from objectives.facts import NOTHING, VocabularyFacts, filled
+from objectives.facts import NOTHING, VocabularyFacts, documents_at, filled
 
 
 class Causal:
@@ -11,6 +11,7 @@ class Causal:
 
     ahead = 1
     pairs = False
+    by_row = True
 
     def __init__(self, facts: VocabularyFacts) -> None:
         self.filling = facts.filling
@@ -18,5 +19,9 @@ class Causal:
     def __call__(self, windows: Windows, seed: int) -> dict[str, np.ndarray]:
         """windows: (B, T + 1) -> (B, T). The last token of a row is only a target."""
         input_ids, mask = filled(windows.tokens[:, :-1], windows.lengths - 1, self.filling)
-        targets = np.where(windows.scored[:, 1:], windows.tokens[:, 1:], NOTHING)
-        return {"input_ids": input_ids, "targets": targets, "attention_mask": mask}
+        asked, following = windows.scored[:, 1:], windows.tokens[:, 1:]
+        targets = following if asked.all() else np.where(asked, following, NOTHING)
+        batch = {"input_ids": input_ids, "targets": targets, "attention_mask": mask}
+        if windows.documents is not None:
+            batch["documents"] = documents_at(windows.documents[:, :-1], mask)
+        return batch

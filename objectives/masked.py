@@ -8,7 +8,7 @@ import numpy as np
 
 from corpus.chance import integers, key_of, uniform
 from corpus.packing import Windows
-from objectives.facts import NOTHING, VocabularyFacts, filled
+from objectives.facts import NOTHING, VocabularyFacts, documents_at, filled, first_places
 from utils.messages import UserError
 
 
@@ -18,6 +18,7 @@ class Masked:
 
     ahead = 0
     pairs = False
+    by_row = True
 
     def __init__(
         self,
@@ -51,17 +52,22 @@ class Masked:
         tokens, places = windows.tokens, windows.places[:, None]
         positions = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
         special = self.special[tokens]
-        drawn_at = positions if self.starts_word is None else self._word_starts(tokens, special, positions)
+        drawn_at = positions if self.starts_word is None else self._word_starts(windows, special, positions)
         asked = windows.scored & ~special & (uniform(key_of(seed, "asked"), places, drawn_at) < self.rate)
         fate = uniform(key_of(seed, "fate"), places, positions)
         other = self.ordinary[integers(len(self.ordinary), key_of(seed, "other token"), places, positions)]
         shown = np.where(fate < self.mask_share, self.mask_id, tokens)
         shown = np.where((fate >= self.mask_share) & (fate < self.mask_share + self.random_share), other, shown)
         input_ids, mask = filled(np.where(asked, shown, tokens), windows.lengths, self.filling)
-        return {"input_ids": input_ids, "targets": np.where(asked, tokens, NOTHING), "attention_mask": mask}
+        batch = {"input_ids": input_ids, "targets": np.where(asked, tokens, NOTHING), "attention_mask": mask}
+        if windows.documents is not None:
+            batch["documents"] = documents_at(windows.documents, mask)
+        return batch
 
-    def _word_starts(self, tokens: np.ndarray, special: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    def _word_starts(self, windows: Windows, special: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """The position where each token's word starts: one draw a word. A word cut by the window starts at its edge."""
-        starts = self.starts_word[tokens] | special
+        starts = self.starts_word[windows.tokens] | special
         starts[:, 1:] |= special[:, :-1]
+        if windows.documents is not None:
+            starts |= first_places(windows.documents)
         return np.maximum.accumulate(np.where(starts, positions, 0), axis=1)

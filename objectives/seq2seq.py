@@ -3,7 +3,7 @@
 import numpy as np
 
 from corpus.packing import Windows
-from objectives.facts import NOTHING, VocabularyFacts, filled
+from objectives.facts import NOTHING, VocabularyFacts, documents_at, filled, first_places
 from utils.messages import UserError
 
 
@@ -27,8 +27,15 @@ class Seq2seq:
         # An empty source still has one place to look at: attention to nothing is not a number.
         input_ids, mask = filled(windows.tokens, np.maximum(windows.lengths, 1), self.filling)
         said, real = filled(windows.target_tokens, windows.target_lengths, self.filling)
-        # The decoder reads the start and then the targets without their last.
+        # The decoder reads the start and then the targets without their last, in each document anew.
         start = np.full((len(said), 1), self.start, np.int64)
-        read, _ = filled(np.concatenate([start, said[:, :-1]], axis=1), windows.target_lengths, self.filling)
+        read = np.concatenate([start, said[:, :-1]], axis=1)
+        if windows.target_documents is not None:
+            read = np.where(first_places(windows.target_documents), self.start, read)
+        read, _ = filled(read, windows.target_lengths, self.filling)
         targets = np.where(real == 1, said, NOTHING)
-        return {"input_ids": input_ids, "attention_mask": mask, "decoder_input_ids": read, "targets": targets}
+        batch = {"input_ids": input_ids, "attention_mask": mask, "decoder_input_ids": read, "targets": targets}
+        if windows.documents is not None and windows.target_documents is not None:
+            batch["documents"] = documents_at(windows.documents, mask)
+            batch["decoder_documents"] = documents_at(windows.target_documents, real)
+        return batch

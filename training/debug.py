@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
+from training.measures import real_tokens
 from training.module import TrainingModule
 from training.samples import Decodes
 from utils.messages import UserError, info
@@ -66,11 +67,11 @@ def show_batch(microbatches: list[dict[str, Tensor]], tokenizer: Decodes) -> Non
     info(as_columns([(name, f"{tuple(tensor.shape)} {str(tensor.dtype)[6:]}") for name, tensor in batch.items()]))
     scored = (batch["targets"] != -100).sum().item()
     info(f"  scored targets: {scored} of {batch['targets'].numel()}")
-    mask = batch.get("attention_mask")
+    real = real_tokens(batch)
     for row in range(min(ROWS, len(batch["targets"]))):
         inputs = batch["input_ids"][row]
-        if mask is not None and mask.ndim == 2:
-            inputs = inputs[mask[row].bool()]
+        if real is not None:
+            inputs = inputs[real[row]]
         info(f"\nrow {row}, input:\n{tokenizer.decode(inputs.tolist(), skip_special=False)}")
         info(f"\nrow {row}, targets:\n{marked(batch['targets'][row], tokenizer)}")
 

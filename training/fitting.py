@@ -42,7 +42,10 @@ def packing_of(config: Config, vocabulary: VocabularyFacts, ahead: int, pairs: b
                     f"data.{setting}=true, but the tokenizer has no {name} token; see tokenizer.special_tokens"
                 )
     data = config.data
-    return Packing(data.max_seq_len, ahead, data.packing, data.overlap, **edges, pairs=pairs)
+    return Packing(
+        data.max_seq_len, ahead, data.packing, data.overlap, **edges, pairs=pairs,
+        document_masking=data.document_masking,
+    )  # fmt: skip
 
 
 def check_model(config: Config, facts: ModelFacts, objective: Objective) -> None:
@@ -64,6 +67,8 @@ def check_model(config: Config, facts: ModelFacts, objective: Objective) -> None
         )
     if not objective.ahead and not pairs and facts.causal:
         warn(f"objective {config.objective.name} asks for tokens where they stand, but the model sees none after them")
+    if data.document_masking:
+        return  # documents say what is filled, and models/documents.py has tried them
     if not facts.takes_attention_mask and (data.padding_side == "left" or not facts.causal) and data.packing != "full":
         raise UserError(
             f"the model takes no attention_mask: with data.packing={data.packing} it would read what fills short rows; "

@@ -122,10 +122,18 @@ def columns(rows: Sequence[Sequence[Tensor]]) -> list[list[float]]:
     return [torch.stack(column).double().tolist() for column in zip(*rows, strict=True)]
 
 
+def real_tokens(batch: Batch) -> Tensor | None:
+    """-> (B, T) bool, False where input_ids are only filled; None where they are nowhere, or nothing says so"""
+    if "documents" in batch:
+        return batch["documents"] >= 0
+    mask = batch.get("attention_mask")
+    return None if mask is None or mask.ndim > 2 else mask.bool()
+
+
 def input_tokens(batch: Batch) -> Tensor | int:
     """Unpadded tokens that go into the model, of a decoder too: what `trainer.max_tokens` counts."""
-    mask = batch.get("attention_mask")
-    read = batch["input_ids"].numel() if mask is None or mask.ndim > 2 else mask.sum()
+    real = real_tokens(batch)
+    read = batch["input_ids"].numel() if real is None else real.sum()
     return read + (batch["targets"] != -100).sum() if "decoder_input_ids" in batch else read
 
 

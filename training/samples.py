@@ -8,6 +8,7 @@ import pytorch_lightning as L
 import torch
 from torch import Tensor
 
+from training.measures import real_tokens
 from training.module import TrainingModule
 from utils.files import user_errors
 
@@ -59,9 +60,9 @@ class Samples(L.Callback):
 def readable(batch: dict[str, Tensor], said: Tensor, tokenizer: Decodes) -> list[dict[str, Any]]:
     """said: (B, T) the model's tokens. -> for each row its input, its scored targets and what was said there"""
     samples = []
-    mask = batch.get("attention_mask")
+    real = real_tokens(batch)
     for row in range(len(said)):
-        inputs = batch["input_ids"][row] if mask is None or mask.ndim > 2 else batch["input_ids"][row][mask[row].bool()]
+        inputs = batch["input_ids"][row] if real is None else batch["input_ids"][row][real[row]]
         scored = batch["targets"][row] != -100
         texts = {"input": inputs, "target": batch["targets"][row][scored], "prediction": said[row][scored]}
         samples.append({name: tokenizer.decode(ids.tolist(), skip_special=False) for name, ids in texts.items()})

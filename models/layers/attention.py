@@ -111,3 +111,12 @@ def causal_mask(asked: int, padding: Tensor) -> Tensor:
     causal = torch.ones(asked, looked_at, dtype=torch.bool, device=padding.device).tril(looked_at - asked)
     itself = torch.eye(looked_at, dtype=torch.bool, device=padding.device)[looked_at - asked :]
     return (causal & ~padding[:, None, None, :]) | itself
+
+
+def document_mask(documents: Tensor, of_others: Tensor | None = None) -> Tensor:
+    """documents: (B, T), the number of each position's document -> (B, 1, T, S), True where the two are the same.
+
+    of_others: (B, S), the numbers of the positions that are looked at, where those are others.
+    """
+    looked_at = documents if of_others is None else of_others
+    return documents[:, None, :, None] == looked_at[:, None, None, :]
