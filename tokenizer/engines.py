@@ -1,17 +1,25 @@
 """Tokenizer files (name -> bytes) -> an engine: one of two libraries, seen through the same few methods.
 
-`HuggingFaceEngine` runs a tokenizer.json by the `tokenizers` library, `SentencePieceEngine` a .model by
-`sentencepiece`. Both leave the special strings that stand in a text as text, unless asked otherwise.
+`HuggingFaceEngine` runs a tokenizer.json by the `tokenizers` library (and batches by gigatoken, where that gives the
+same ids: fast_bpe.py), `SentencePieceEngine` a .model by `sentencepiece`. Both leave the special strings that stand in
+a text as text, unless asked otherwise. A worker process encodes in one thread, any other in as many as it has cores.
 """
 
+import importlib.metadata
 import json
 import multiprocessing
+import os
 import re
-from collections.abc import Sequence
+import unicodedata
+from array import array
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
+from tokenizer import byte_level, token_ends
+from tokenizer.fast_bpe import FastBPE, obstacle
 from utils.hashing import sha256_bytes, sha256_json
 from utils.messages import UserError
 
@@ -19,6 +27,7 @@ from utils.messages import UserError
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
 Offsets = list[tuple[int, int]]
+Joined = tuple[np.ndarray, np.ndarray]  # ids of several texts in a row (tokens,) uint32; lengths (texts,) int64
 
 # Roles of a bare tokenizer.json, by the strings that everyone uses. Never a padding token that is really another one.
 WELL_KNOWN = {
@@ -42,11 +51,16 @@ def starts_word(token: str, space: tuple[str, ...], continues: str | None) -> bo
     return not token[:1].isalnum() or token.startswith(space)
 
 
+def _is_worker() -> bool:
+    """Whether this process was started by another: threads of its own would only fight those of its neighbours."""
+    return multiprocessing.parent_process() is not None
+
+
 class HuggingFaceEngine:
     """A tokenizer.json, run by the `tokenizers` library."""
 
-    def __init__(self, files: dict[str, bytes]) -> None:
-        """files: tokenizer.json and, beside it, what names the roles of its special tokens.
+    def __init__(self, files: dict[str, bytes], gigatoken: bool = True) -> None:
+        """files: tokenizer.json and, beside it, what names the roles of its special tokens; gigatoken: may encode.
 
         Raises UserError where tokenizer.json cannot be read.
         """
@@ -67,6 +81,16 @@ class HuggingFaceEngine:
         self.roles = self._find_roles(config)
         added = self.pipeline.get_added_tokens_decoder()
         self.special_ids = sorted({i for i, token in added.items() if token.special} | set(self.roles.values()))
+        self._use_gigatoken = gigatoken
+        self._fast: FastBPE | None = None
+        self._encodes = ""  # by what batches are encoded; not known before it is needed
+        self._bytes_of_tokens: np.ndarray | None = None
+
+    @property
+    def fast(self) -> str:
+        """One line: what encodes batches, and why not something faster."""
+        self._open()
+        return self._encodes
 
     @property
     def fingerprint(self) -> str:
@@ -78,10 +102,25 @@ class HuggingFaceEngine:
         """Ids of a text, without special tokens."""
         return self.pipeline.encode(text, add_special_tokens=False).ids
 
-    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Ids of each text, uint32."""
-        encodings = self.pipeline.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
+    def encode_joined(self, texts: Sequence[str], end: int | None) -> Joined:
+        """Ids of all texts in a row. end: an id to put after each text, counted in its length."""
+        fast = self._open()
+        return fast.encode(texts, end) if fast else self._own(texts, end, one_thread=_is_worker())
+
+    def encode_with_ends(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Ids of each text, and for each the place after its last character, int64."""
+        if not self._tells_ends():
+            with _one_thread(_is_worker()):
+                encodings = self.pipeline.encode_batch(list(texts), add_special_tokens=False)
+            return [(np.array(e.ids, np.uint32), _ends(e.offsets)) for e in encodings]
+        ids, lengths = self.encode_joined(texts, None)
+        found = []
+        for text, row in zip(texts, np.split(ids, np.cumsum(lengths)[:-1]), strict=True):
+            ends = None
+            if self.description.get("normalizer") is None or unicodedata.is_normalized("NFC", text):
+                ends = token_ends.ends_of(self._bytes_of_tokens[row], text)
+            found.append((row, _ends(self.encode_with_offsets(text)[1]) if ends is None else ends))
+        return found
 
     def encode_with_offsets(self, text: str, specials: bool = False) -> tuple[list[int], Offsets]:
         """Ids and their places. specials: strings of special tokens in the text become those tokens."""
@@ -115,6 +154,45 @@ class HuggingFaceEngine:
             starts[index] = starts_word(token, space, continues) or (bytes_as_letters and token[:1] in "ĉĊč")
         starts[self.special_ids] = True
         return starts
+
+    def _open(self) -> FastBPE | None:
+        """gigatoken, where it may encode. Raises UserError where it gives other ids."""
+        if not self._encodes:
+            added = list(self.pipeline.get_added_tokens_decoder().values())
+            problem = obstacle(self.description, added) if self._use_gigatoken else "gigatoken was not asked for"
+            if problem is None:
+                try:
+                    self._fast = FastBPE(self.description, added, self._own_rows)
+                except (RuntimeError, ValueError, ImportError) as refused:
+                    problem = f"gigatoken does not take this tokenizer: {(str(refused).splitlines() or [''])[0][:100]}"
+            name = "gigatoken" if problem is None else "tokenizers"
+            version = importlib.metadata.version(name)
+            self._encodes = f"{name} {version}" + (f": {problem}" if problem else "")
+        return self._fast
+
+    def _own(self, texts: Sequence[str], end: int | None, one_thread: bool) -> Joined:
+        with _one_thread(one_thread):
+            encodings = self.pipeline.encode_batch_fast(list(texts), add_special_tokens=False)
+        ids = array("I")
+        for encoding in encodings:
+            ids.fromlist(encoding.ids)
+            if end is not None:
+                ids.append(end)
+        lengths = np.fromiter(map(len, encodings), np.int64, len(encodings))
+        return np.array(ids, np.uint32), lengths + (end is not None)
+
+    def _own_rows(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Ids of each text, in one thread: for gigatoken, which may be forked after that."""
+        ids, lengths = self._own(texts, None, one_thread=True)
+        return np.split(ids, np.cumsum(lengths)[:-1])
+
+    def _tells_ends(self) -> bool:
+        """Whether the bytes of each token tell where in a text it ends."""
+        if self._bytes_of_tokens is None:
+            plain = byte_level.refusal(self.description) is None and not token_ends.trims_offsets(self.description)
+            vocabulary = self.vocabulary if plain else {}
+            self._bytes_of_tokens = token_ends.byte_lengths(vocabulary, self.vocab_size if plain else 0)
+        return len(self._bytes_of_tokens) > 0
 
     def _add_missing(self, config: dict[str, Any]) -> None:
         """Give ids to special tokens that only the config names, as transformers does."""
@@ -175,12 +253,29 @@ class SentencePieceEngine:
         """Ids of a text, without special tokens."""
         return self.processor.encode(text)
 
-    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Ids of each text, uint32."""
-        # A worker process has its core; threads of its own would only fight those of its neighbours.
-        threads = -1 if multiprocessing.parent_process() is None else 1
-        batch = self.processor.encode(list(texts), return_type="numpy", num_threads=threads)
-        return [ids.astype(np.uint32) for ids in batch]
+    @property
+    def fast(self) -> str:
+        """One line: what encodes batches."""
+        return f"sentencepiece {importlib.metadata.version('sentencepiece')}"
+
+    def encode_joined(self, texts: Sequence[str], end: int | None) -> Joined:
+        """Ids of all texts in a row. end: an id to put after each text, counted in its length."""
+        rows = self.processor.encode(list(texts), return_type="numpy", num_threads=1 if _is_worker() else -1)
+        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+        if end is not None:
+            after = np.array([end], rows[0].dtype)
+            rows = [part for row in rows for part in (row, after)]
+        return np.concatenate(rows).astype(np.uint32), lengths + (end is not None)
+
+    def encode_with_ends(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Ids of each text, and for each the place after its last character, int64."""
+        threads = 1 if _is_worker() else -1
+        encodings = self.processor.encode(list(texts), return_type="offset_mapping", num_threads=threads)
+        found = []
+        for encoding in encodings:
+            ids = encoding["ids"]
+            found.append((np.array(ids, np.uint32), _ends(self._mended(ids, encoding["offsets"]))))
+        return found
 
     def encode_with_offsets(self, text: str, specials: bool = False) -> tuple[list[int], Offsets]:
         """Ids and their places. specials: strings of special tokens in the text become those tokens."""
@@ -204,14 +299,16 @@ class SentencePieceEngine:
         if not text:
             return [], []
         encoding = self.processor.encode(text, return_type="offset_mapping")
-        ids = encoding["ids"]
-        offsets = [(place + start, place + end) for start, end in encoding["offsets"]]
-        # Of the bytes of one character the library gives the character to the last: all of them stand for it.
+        offsets = self._mended(encoding["ids"], encoding["offsets"])
+        return encoding["ids"], [(place + start, place + end) for start, end in offsets]
+
+    def _mended(self, ids: list[int], offsets: Offsets) -> Offsets:
+        """Of the bytes of one character the library gives the character to the last: all of them stand for it."""
         for i in range(len(ids) - 2, -1, -1):
             empty = offsets[i][0] == offsets[i][1]
             if empty and self.processor.is_byte(ids[i]) and self.processor.is_byte(ids[i + 1]):
                 offsets[i] = offsets[i + 1]
-        return ids, offsets
+        return offsets
 
     def decode(self, ids: list[int], skip_special: bool) -> str:
         """Text of the ids; those past the vocabulary are left out."""
@@ -243,6 +340,25 @@ class SentencePieceEngine:
         starts = np.array([starts_word(p, ("▁",), None) and not i for p, i in zip(pieces, inside, strict=True)])
         starts[self.special_ids] = True
         return starts
+
+
+@contextmanager
+def _one_thread(really: bool) -> Iterator[None]:
+    """Keep `tokenizers` from using threads: not only slower in a worker process, but unsafe in one that was forked."""
+    before = os.environ.get("TOKENIZERS_PARALLELISM")
+    if really:
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    try:
+        yield
+    finally:
+        if really and before is None:
+            del os.environ["TOKENIZERS_PARALLELISM"]
+        elif really and before is not None:
+            os.environ["TOKENIZERS_PARALLELISM"] = before
+
+
+def _ends(offsets: Offsets) -> np.ndarray:
+    return np.fromiter((end for _, end in offsets), np.int64, len(offsets))
 
 
 def _object(files: dict[str, bytes], name: str) -> dict[str, Any]:

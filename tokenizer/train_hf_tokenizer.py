@@ -18,12 +18,6 @@ from configs.places import REPOSITORY
 from configs.schema import Config
 from utils.messages import UserError, console, duration, info, progress, size
 
-# What a token never crosses: of GPT-2, and of the tokenizers of GPT-4 (https://github.com/openai/tiktoken).
-GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-GPT4 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 KINDS = ("byte_level_bpe", "bpe", "wordpiece", "unigram")
 DEFAULT_PRE_TOKENISATION = {"byte_level_bpe": "gpt2", "wordpiece": "bert"}
 
@@ -98,6 +92,8 @@ def train(config: Config, text: Any) -> dict[str, bytes]:
 def new_pipeline(config: Config) -> Any:
     """Normaliser, pre-tokeniser, model and decoder, not trained yet."""
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    from tokenizer.byte_level import GPT2, GPT4
 
     kind, unk = config.tokenizer.kind, config.tokenizer.special_tokens.unk
     pre = config.tokenizer.pre_tokenisation or DEFAULT_PRE_TOKENISATION.get(kind, "metaspace")

@@ -1,0 +1,96 @@
+"""The code points that gigatoken and `tokenizers` do not take for the same kind of character, and how they are found.
+
+The table holds for one pair of versions: `ranges` of what `search` finds. A document that holds one of these code
+points is left to `tokenizers`.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from tokenizer.byte_level import SPELLED_OUT, letters, pre_tokeniser
+
+# Of the distributions "tokenizers" and "gigatoken".
+VERSIONS = ("0.23.3", "0.10.0")
+RANGES = (
+    "88f c5c cdc 1acf-1add 1ae0-1aeb a7ce-a7cf a7d2 a7d4 a7f1 10940-10959 10ec5-10ec7 10efa-10efb 11b60-11b67 "
+    "11db0-11ddb 11de0-11de9 16ea0-16eb8 16ebb-16ed3 16ff2-16ff6 187f8-187ff 18d09-18d1e 18d80-18df2 1e6c0-1e6de "
+    "1e6e0-1e6f5 1e6fe-1e6ff 2b73a-2b73f 2cea2-2cead 323b0-33479"
+)
+LAST = 0x10FFFF
+SURROGATES = range(0xD800, 0xE000)  # halves of UTF-16: no text in UTF-8 has them, and both libraries refuse them
+
+# Characters of every kind that the patterns tell apart, to stand beside the one that is looked at.
+_AROUND = "aA1 !\n'é"
+_BORDER = "一"
+
+
+def table() -> np.ndarray:
+    """(0x110000,) bool: code points that are left to `tokenizers`."""
+    found = np.zeros(LAST + 1, bool)
+    found[SURROGATES.start : SURROGATES.stop] = True
+    for one in RANGES.split():
+        first, _, last = one.partition("-")
+        found[int(first, 16) : int(last or first, 16) + 1] = True
+    return found
+
+
+def search(codes: Iterable[int] = range(0x80, LAST + 1), batch: int = 5000) -> Iterator[list[int]]:
+    """Cut texts around each code point by both libraries -> those that are cut differently, a batch at a time.
+
+    Each is put between characters of other kinds and next to itself, in a vocabulary where every border between two
+    characters shows in the ids.
+    """
+    import gigatoken
+    from tokenizers import Tokenizer as Pipeline
+
+    engines = []
+    for pattern in (None, *SPELLED_OUT):
+        content = json.dumps(_showing_borders(pattern))
+        engines.append((gigatoken.Tokenizer.from_json(content), Pipeline.from_str(content)))
+    wanted = [code for code in codes if code not in SURROGATES]
+    for low in range(0, len(wanted), batch):
+        part = wanted[low : low + batch]
+        texts = [_sample(chr(code)) for code in part]
+        differing = np.zeros(len(part), bool)
+        for fast, own in engines:
+            layout: Any = fast.encode_batch(texts, parallel=False).layout
+            ids, offsets = layout.content.data, layout.offsets.data
+            for i, encoding in enumerate(own.encode_batch_fast(texts, add_special_tokens=False)):
+                differing[i] |= not np.array_equal(ids[offsets[i] : offsets[i + 1]], encoding.ids)
+        yield [part[i] for i in np.flatnonzero(differing)]
+
+
+def ranges(codes: Iterable[int]) -> str:
+    """Code points in order -> "88f c5c-c5e", as the table writes them."""
+    runs: list[list[int]] = []
+    for code in codes:
+        if runs and runs[-1][1] == code - 1:
+            runs[-1][1] = code
+        else:
+            runs.append([code, code])
+    return " ".join(f"{first:x}" if first == last else f"{first:x}-{last:x}" for first, last in runs)
+
+
+def _sample(character: str) -> str:
+    between = [f"{before}{character}{after}{_BORDER}" for before in _AROUND for after in _AROUND]
+    apostrophes = f"'{character}a{_BORDER}'l{character}e{_BORDER}'{character}{character}a{character}'s{character}"
+    return "".join(between) + apostrophes + character * 4 + _BORDER + character
+
+
+def _showing_borders(pattern: str | None) -> dict[str, Any]:
+    """A tokenizer.json that merges the last byte of a character with the first of the next, wherever no cut is."""
+    alphabet = letters()
+    first, last = range(0xC2, 0xF5), range(0x80, 0xC0)
+    beside = [byte for byte in _AROUND.encode() if byte < 0x80]
+    merges = [(x, y) for x in beside for y in first] + [(x, y) for x in last for y in (*beside, *first)]
+    pairs = [[alphabet[x], alphabet[y]] for x, y in merges]
+    vocabulary = {letter: index for index, letter in enumerate([*alphabet, *("".join(pair) for pair in pairs)])}
+    return {
+        "version": "1.0",
+        "added_tokens": [],
+        "pre_tokenizer": pre_tokeniser(pattern),
+        "model": {"type": "BPE", "vocab": vocabulary, "merges": pairs},
+    }

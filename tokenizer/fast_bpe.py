@@ -1,0 +1,267 @@
+"""Texts -> their ids by gigatoken, tens of times as fast as `tokenizers`, where the two are known to give the same.
+
+gigatoken is optional (requirements-fast.txt), and it is trusted only this far: the tokenizer is plain byte-level BPE
+(byte_level.py); the versions are those that were compared; texts with code points that the two see differently, with
+strings that the tokenizer looks for, or that a normaliser would change go to the tokenizer's own engine. And it is
+watched: a fixed set of odd texts and the first documents are compared at start, one document in a thousand after that.
+"""
+
+import importlib.metadata
+import json
+import os
+import unicodedata
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tokenizer import byte_level, differing
+from utils.messages import UserError
+
+# Stands between the documents of a batch, as a special token of its own. Its first character is nowhere else in it, so
+# it can be found in no other place unless a text holds all of it.
+SEPARATOR = "\x00the next document\x01"
+FIRST = 20  # documents that are compared at start
+EVERY = 1000  # one document of so many is compared after that
+COMPARED = 50_000  # characters of a document that are compared; `tokenizers` needs 95 bytes of memory for each
+# gigatoken keeps every word it has seen, without bound: it is built anew when memory has grown by so much, but not
+# before so many characters, as building costs 0.1 s. Where memory cannot be measured, after as many as random words
+# (the worst case, about 7 bytes of memory for each) need to fill it.
+MOST_GROWTH = 96 << 20
+LEAST_TEXT, MOST_TEXT_UNMEASURED = 16 << 20, 32 << 20
+# Strings that the tokenizer finds in texts are looked for one by one.
+MOST_STRINGS = 16
+
+# By twos they are the fixed set of odd texts.
+PIECES = (
+    *(" ", "  ", "    ", "\n", "\r\n", "\n\n", "\t", "\x0b", "\x00", "\x01", "\x7f", "\x85"),
+    *("\u00a0", "\u2009", "\u2028", "\u3000", "\u200b", "\ufeff", "\ufffd", "\U000e0001"),
+    *"a A the ING ' 's 'S 'll 'LL 're '\u017f \u2019s . ... , !? - _ / // = <| <s> <|endoftext|> $ € ~".split(),
+    *"1 1234 ½ Ⅷ ² é e\u0301 \u0301 ß İ ǅ \u212a ª ʰ 漢字 かな 한국 \U0001d518 🤗 👩\u200d👩 🇩🇪".split(),
+    *"\u0663 \u0939\u093f\u0928\u094d\u0926\u0940 \u0e44\u0e17\u0e22 \u0639\u0631\u0628 \u05e2\u05b4".split(),
+    *("x" * 70, " " * 70, "=" * 70),
+)
+
+
+class Difference(UserError):
+    """The two engines disagree on a document. index: which one of the batch; None: of the fixed set."""
+
+    index: int | None = None
+
+
+def installed() -> str | None:
+    """The version of gigatoken; None where it is not installed."""
+    try:
+        return importlib.metadata.version("gigatoken")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def obstacle(description: dict[str, Any], added: Iterable[Any]) -> str | None:
+    """Why gigatoken is not to encode for this tokenizer, for the user to read; None: it may.
+
+    description: the content of tokenizer.json; added: the added tokens, of `tokenizers`.
+    """
+    problem = byte_level.refusal(description)
+    if problem is not None:
+        return f"gigatoken is for plain byte-level BPE, and this has a {problem}"
+    strings = _looked_for(added)
+    if len(strings) > MOST_STRINGS:
+        return f"gigatoken is for tokenizers that look for few strings in a text, and this looks for {len(strings)}"
+    if description.get("normalizer") and not "".join(strings).isascii():
+        return "gigatoken is for tokenizers without added tokens beyond ASCII where there is a normalizer"
+    found = installed()
+    if found is None:
+        return "gigatoken is not installed; pip install -r requirements-fast.txt makes it 20 times as fast"
+    pair = (importlib.metadata.version("tokenizers"), found)
+    if pair != differing.VERSIONS:
+        return (
+            f"gigatoken {pair[1]} was not compared with it, only {differing.VERSIONS[1]} with tokenizers "
+            f"{differing.VERSIONS[0]}; pip install -r requirements-fast.txt"
+        )
+    return None
+
+
+class FastBPE:
+    """Encodes by gigatoken, in one thread. Lives in one process and in those forked from it."""
+
+    def __init__(
+        self,
+        description: dict[str, Any],
+        added: Sequence[Any],
+        own: Callable[[Sequence[str]], list[np.ndarray]],
+    ) -> None:
+        """description, added: as `obstacle` takes them; own: the tokenizer's own engine, texts -> ids of each.
+
+        Raises RuntimeError, ValueError or ImportError where gigatoken does not take the tokenizer, and Difference where
+        it gives other ids.
+        """
+        self._own = own
+        self._normalises = description.get("normalizer") is not None
+        self._strings = _looked_for(added)
+        self._separator, self._content = _content(description, [token.content for token in added])
+        self._differing = differing.table()
+        self._compared = 0
+        self._build()
+        special = [token.content for token in added if token.special][:20]
+        odd = [a + b + a for a in (*PIECES, *special) for b in (*PIECES, *special)]
+        ids, lengths = self._encode(odd, None, compared=range(0))
+        self._check_all(odd, np.split(ids, np.cumsum(lengths)[:-1]))
+
+    def encode(self, texts: Sequence[str], end: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """-> (ids (tokens,) uint32, lengths (texts,) int64). end: an id to put after each text, counted in its length.
+
+        Holds a copy of the texts meanwhile. Raises Difference where a comparison fails.
+        """
+        chosen = _choice(texts)
+        if self._compared < FIRST:
+            chosen = range(min(FIRST - self._compared, len(texts)))
+            self._compared += len(chosen)
+        found = self._encode(texts, end, chosen)
+        self._keep_small()
+        return found
+
+    def _encode(self, texts: Sequence[str], end: int | None, compared: range) -> tuple[np.ndarray, np.ndarray]:
+        elsewhere = self._elsewhere(texts)
+        ids, ends = self._separated(texts, elsewhere)
+        if len(ends) != len(texts):
+            elsewhere = sorted({*elsewhere, *(i for i, text in enumerate(texts) if SEPARATOR in text)})
+            ids, ends = self._separated(texts, elsewhere)
+        starts = np.concatenate(([0], ends[:-1] + 1))
+        left_out = set(elsewhere)
+        for i in compared:
+            if i not in left_out:
+                self._compare(i, texts[i], ids[starts[i] : ends[i]])
+        if elsewhere:
+            own = self._own([texts[i] for i in elsewhere])
+            ids, ends = _spliced(ids, starts, ends, dict(zip(elsewhere, own, strict=True)))
+            starts = np.concatenate(([0], ends[:-1] + 1))
+        if end is None:
+            return np.delete(ids, ends), ends - starts
+        ids[ends] = end
+        return ids, ends - starts + 1
+
+    def _separated(self, texts: Sequence[str], left_out: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        """-> (ids of all texts, a separator after each; where the separators are)"""
+        kept = [*texts, ""]
+        for i in left_out:
+            kept[i] = ""
+        joined = SEPARATOR.join(kept)
+        self._text += len(joined)
+        ids = self._engine.encode(joined)
+        return ids, np.flatnonzero(ids == self._separator)
+
+    def _elsewhere(self, texts: Sequence[str]) -> list[int]:
+        """Which texts are left to the tokenizer's own engine, in order."""
+        found: set[int] = set()
+        for string in self._strings:
+            found.update(i for i, text in enumerate(texts) if string in text)
+        other = [i for i, text in enumerate(texts) if not text.isascii()]
+        if other:
+            joined = "".join([texts[i] for i in other])
+            codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), np.uint32)
+            places = np.flatnonzero(self._differing[codes])
+            if len(places):
+                ends = np.cumsum([len(texts[i]) for i in other])
+                found.update(other[k] for k in np.unique(np.searchsorted(ends, places, "right")))
+            if self._normalises:
+                found.update(i for i in other if not unicodedata.is_normalized("NFC", texts[i]))
+        return sorted(found)
+
+    def _compare(self, index: int | None, text: str, ids: np.ndarray) -> None:
+        """Raises Difference unless the tokenizer's own engine gives the same; of a long text, to a piece of it."""
+        if len(text) > COMPARED:
+            start = zlib.crc32(text[:1000].encode("utf-8", "surrogatepass")) % (len(text) - COMPARED)
+            text = text[start : start + COMPARED]
+            ids = self._separated([text], [])[0][:-1]
+        if np.array_equal(self._own([text])[0], ids):
+            return
+        which = "a text of the fixed set" if index is None else f"document {index} of a batch"
+        difference = Difference(
+            f"gigatoken {differing.VERSIONS[1]} and tokenizers {differing.VERSIONS[0]} give different ids to {which}, "
+            f"which has {text[:80]!r}; pip uninstall gigatoken, tokenise with --restart, and report the text"
+        )
+        difference.index = index
+        raise difference
+
+    def _check_all(self, texts: Sequence[str], ids: list[np.ndarray]) -> None:
+        for text, expected, given in zip(texts, self._own(texts), ids, strict=True):
+            if not np.array_equal(expected, given):
+                self._compare(None, text, given)
+
+    def _keep_small(self) -> None:
+        """Build the engine anew where its memory of words has grown large."""
+        resident = _resident()
+        if resident is None or self._resident is None:
+            outgrown = self._text > MOST_TEXT_UNMEASURED
+        else:
+            outgrown = self._text > LEAST_TEXT and resident - self._resident > MOST_GROWTH
+        if outgrown:
+            self._build()
+
+    def _build(self) -> None:
+        import gigatoken
+
+        self._engine: Any = None  # the old one goes before the new one comes
+        self._engine = gigatoken.Tokenizer.from_json(self._content)
+        self._text = 0
+        self._resident = _resident()
+
+
+def _looked_for(added: Iterable[Any]) -> list[str]:
+    """Strings that the tokenizer finds in a text, as it does not the special ones; without those that hold others."""
+    strings = sorted({token.content for token in added if not token.special}, key=len)
+    return [s for i, s in enumerate(strings) if not any(shorter in s for shorter in strings[:i])]
+
+
+def _content(description: dict[str, Any], added: list[str]) -> tuple[int, bytes]:
+    """-> (id of the separator, the tokenizer.json for gigatoken: with no added token but the separator)"""
+    model = description["model"]
+    # Tokens that are not written in the letters of bytes are found in no text; gigatoken would spell them.
+    alphabet = set(byte_level.letters())
+    vocabulary = {token: index for token, index in model["vocab"].items() if alphabet.issuperset(token)}
+    ids = [*model["vocab"].values(), *(token["id"] for token in description.get("added_tokens", []))]
+    separator = max(ids) + 1
+    token = {"id": separator, "content": SEPARATOR, "special": True, "normalized": False}
+    token |= {"single_word": False, "lstrip": False, "rstrip": False}
+    changed = {
+        **description,
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [token],
+        "normalizer": None,
+        "post_processor": None,
+        "model": {**model, "vocab": vocabulary},
+    }
+    return separator, json.dumps(changed).encode()
+
+
+def _spliced(
+    ids: np.ndarray, starts: np.ndarray, ends: np.ndarray, own: dict[int, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Put the ids of texts that were left out in their places. -> (ids, where the separators are)"""
+    parts, last = [], 0
+    lengths = ends - starts
+    for i, more in own.items():
+        parts += [ids[last : ends[i]], more]
+        last = ends[i]
+        lengths[i] += len(more)
+    return np.concatenate([*parts, ids[last:]]), np.cumsum(lengths + 1) - 1
+
+
+def _choice(texts: Sequence[str]) -> range:
+    """Which texts of a batch are compared: by what the batch says, so that it is the same whenever it is encoded."""
+    if not texts:
+        return range(0)
+    seed = f"{len(texts)} {sum(map(len, texts))} {texts[0][:200]}"
+    return range(zlib.crc32(seed.encode("utf-8", "surrogatepass")) % EVERY, len(texts), EVERY)
+
+
+def _resident() -> int | None:
+    """Bytes of memory that this process occupies; None where the system has no /proc."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return None

@@ -1,0 +1,36 @@
+"""Tokens of plain byte-level BPE -> where in the text each ends, from the number of bytes that each stands for."""
+
+from typing import Any
+
+import numpy as np
+
+
+def trims_offsets(description: dict[str, Any]) -> bool:
+    """Whether the places of tokens leave out the spaces around words, which tells nothing of their bytes."""
+    processor = description.get("post_processor") or {}
+    each = processor.get("processors", [processor])
+    return any(one.get("trim_offsets", one.get("type") in ("ByteLevel", "RobertaProcessing")) for one in each)
+
+
+def byte_lengths(vocabulary: dict[str, int], vocab_size: int) -> np.ndarray:
+    """(vocab_size,) int64: how many bytes of a text each token stands for."""
+    lengths = np.zeros(vocab_size, np.int64)
+    for token, index in vocabulary.items():
+        lengths[index] = len(token)
+    return lengths
+
+
+def ends_of(tokens: np.ndarray, text: str) -> np.ndarray | None:
+    """The place after the last character that each token of a text has part in.
+
+    tokens: (T,) bytes of each; -> (T,) int64, in characters; None where the tokens have other bytes than the text.
+    """
+    ends = np.cumsum(tokens)
+    n_bytes = int(ends[-1]) if len(ends) else 0
+    if text.isascii():
+        return ends if n_bytes == len(text) else None
+    raw = np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8)
+    if n_bytes != len(raw):
+        return None
+    begun = np.cumsum((raw & 0xC0) != 0x80)  # characters that have begun, up to and with each byte
+    return begun[ends - 1]
