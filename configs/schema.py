@@ -184,20 +184,16 @@ class Data(Section):
         1000, "on_the_fly: documents that a worker reads together, and whose windows it mixes", gt=0
     )
     max_seq_len: int = setting(256, "tokens in a window", gt=0)
-    packing: Literal["full", "partial", "truncate", "none"] = setting(
+    packing: Literal["full", "partial", "truncate", "none", "best_fit"] = setting(
         "full",
         "full: all documents run together | partial: each is cut by itself | truncate: the first window of each | "
-        "none: one a window, longer ones refused",
+        "none: one a window, longer ones refused | best_fit: whole documents put together so that little is left empty",
     )
     overlap: int = setting(0, "tokens that a window repeats of the one before; they are scored once", ge=0)
     pad_to: Literal["longest", "max_seq_len"] = setting("longest", "width of a batch")
     padding_side: Literal["right", "left"] = setting("right", "where rows are filled")
     window_bos: bool = setting(False, "each window begins with BOS (or the model's CLS)")
     window_eos: bool = setting(False, "each window ends with EOS (or the model's SEP)")
-    document_masking: bool = setting(
-        False,
-        "attention and positions restart at each document in a window, and nothing is predicted across a boundary",
-    )
     document_masking: bool = setting(
         False,
         "attention and positions restart at each document in a window, and nothing is predicted across a boundary",
