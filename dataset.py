@@ -7,8 +7,9 @@ sees the same samples as a run on 1.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,12 @@ import pytorch_lightning as L
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data._utils.pin_memory import pin_memory
 
-from configs.places import run_dir, shards_dir, validation_names
+from configs.places import mixture_sources, run_dir, split_dir, training_splits, validation_names
 from configs.schema import Config
 from corpus.chance import key_of
-from corpus.order import Order
+from corpus.mixture import Chosen, TrainingWindows
 from corpus.packing import Windows
 from corpus.samples import Samples
 from corpus.shards import ShardSet
@@ -33,6 +35,11 @@ from training.fitting import check_model, check_shards, packing_of, vocabulary_f
 from utils.messages import UserError
 
 Batch = dict[str, Tensor]
+
+# Several steps are read at once, which costs much less than one by one: so many places are put in order together, and
+# so many tokens gathered, which still fit into the processor's cache. Batches do not depend on them.
+PLACES_AT_ONCE = 1 << 15
+TOKENS_AT_ONCE = 1 << 15
 
 
 class LanguageModelData(L.LightningDataModule):
@@ -52,6 +59,7 @@ class LanguageModelData(L.LightningDataModule):
         self.filling = vocabulary.filling
         self.packing = packing_of(config, vocabulary, self.objective.ahead, self.objective.pairs)
         self._indices: dict[str, WindowIndex] = {}
+        self._training: TrainingWindows | None = None
         self._samples: Samples | None = None
         check_model(config, model_facts, self.objective)
 
@@ -60,26 +68,49 @@ class LanguageModelData(L.LightningDataModule):
     def windows(self, split: str) -> WindowIndex:
         """All windows of a split. Raises UserError where its shards are missing or of another tokenizer."""
         if split not in self._indices:
-            shards = ShardSet.open(shards_dir(self.config), split)
-            check_shards(shards, self.config, self.tokenizer, self.facts, self.objective)
-            index = WindowIndex(shards, self.packing, fallback=run_dir(self.config) / "windows")
-            if not len(index):
-                raise UserError(
-                    f"{shards.directory} has no window with anything to predict "
-                    f"({shards.n_documents} documents, {shards.n_tokens} tokens)"
-                )
-            self._indices[split] = index
+            try:
+                self._indices[split] = self._opened(split)
+            except UserError as error:
+                if self.config.data.mixture is None:
+                    raise
+                raise UserError(f"data.mixture, {split}: {error}") from error
         return self._indices[split]
+
+    def _opened(self, split: str) -> WindowIndex:
+        folder = split_dir(self.config, split)
+        shards = ShardSet.open(folder.parent, folder.name)
+        check_shards(shards, self.config, self.tokenizer, self.facts, self.objective)
+        index = WindowIndex(shards, self.packing, fallback=run_dir(self.config) / "windows")
+        if not len(index):
+            raise UserError(
+                f"{shards.directory} has no window with anything to predict "
+                f"({shards.n_documents} documents, {shards.n_tokens} tokens)"
+            )
+        return index
+
+    @property
+    def training(self) -> TrainingWindows:
+        """What is trained on, of one corpus or a mixture, in its order."""
+        if self._training is None:
+            data = self.config.data
+            seed = self.config.seed if data.seed is None else data.seed
+            weights = None
+            if data.mixture is not None:
+                names = [f"{name}.train" for name in mixture_sources(self.config)]
+                weights = dict(zip(names, data.mixture.values(), strict=True))
+            indices = {split: self.windows(split) for split in training_splits(self.config)}
+            self._training = TrainingWindows(indices, weights, seed, data.shuffle)
+        return self._training
 
     @property
     def n_windows(self) -> int:
-        """Training windows: samples in an epoch."""
-        return len(self.windows("train"))
+        """Training windows: samples in an epoch (of a mixture: in a cycle)."""
+        return len(self.training)
 
     @property
     def tokens_per_epoch(self) -> int:
-        """Unpadded input tokens, of decoders too."""
-        return self.windows("train").counts.input_tokens
+        """Unpadded input tokens of those windows, of decoders too."""
+        return self.training.input_tokens
 
     def text_counts(self, split: str, n_windows: int | None = None) -> "TextCounts":
         """Raw text that the targets of a split stand for. n_windows: how many are scored, if not all."""
@@ -111,27 +142,48 @@ class LanguageModelData(L.LightningDataModule):
                 f"trainer.global_batch_size={settings.global_batch_size} must be divisible by "
                 f"micro_batch_size x devices = {micro} x {ranks}"
             )
-        index = self.windows("train")
-        seed = self.config.seed if self.config.data.seed is None else self.config.data.seed
-        order = Order(len(index), seed, self.config.data.shuffle)
+        training, size = self.training, settings.global_batch_size
+        at_once = max(1, TOKENS_AT_ONCE // (share * self.packing.row))  # steps
+        ordered = at_once * max(1, PLACES_AT_ONCE // (share * at_once))
 
-        def step(number: int) -> list[Batch]:
-            places = number * settings.global_batch_size + rank * share + np.arange(share)
-            windows = index.gather(order.at(places), places)
+        @lru_cache(maxsize=2)
+        def chosen(block: int) -> Chosen:
+            numbers = np.arange(block * ordered, (block + 1) * ordered)
+            return training.at((numbers[:, None] * size + rank * share + np.arange(share)).ravel())
+
+        def steps(numbers: range) -> list[list[Batch]]:
+            block, first = divmod(numbers.start, ordered)
+            windows = training.gather(chosen(block).part(slice(first * share, (first + len(numbers)) * share)))
+            return self.micro_batches(windows, share, micro)
+
+        total = self.total_steps if self.total_steps is not None else -(-len(training) // size)
+        return Loader(steps, self.start_step, total, self.config.data.num_workers, at_once)
+
+    def micro_batches(self, windows: Windows, share: int, micro: int) -> list[list[Batch]]:
+        """Windows of some steps, `share` of each, -> of each step its batches of `micro` windows."""
+        starts, seed = range(0, len(windows.lengths), share), self.config.seed
+        if getattr(self.objective, "by_row", False) and (windows.lengths == self.packing.row).all():
+            arrays = self.arrays(windows, seed)  # nothing to sort or to narrow: one call does all of them
+            return [[tensors(arrays, slice(i, i + micro)) for i in range(s, s + share, micro)] for s in starts]
+        steps = []
+        for start in starts:
+            step = windows.rows(slice(start, start + share))
             if self.config.data.pad_to == "longest" and share > micro:
-                windows = windows.rows(np.argsort(width_of(windows), kind="stable"))
-            return [self.batch(windows.rows(slice(i, i + micro)), self.config.seed) for i in range(0, share, micro)]
-
-        total = self.total_steps if self.total_steps is not None else -(-len(index) // settings.global_batch_size)
-        return Loader(step, self.start_step, total, self.config.data.num_workers)
+                step = step.rows(np.argsort(width_of(step), kind="stable"))
+            steps.append([self.batch(step.rows(slice(i, i + micro)), seed) for i in range(0, share, micro)])
+        return steps
 
     def batch(self, windows: Windows, seed: int) -> Batch:
         """Windows -> what a model is given. `places` (B,) int64 says which samples they are."""
+        return tensors(self.arrays(windows, seed), slice(None))
+
+    def arrays(self, windows: Windows, seed: int) -> dict[str, np.ndarray]:
+        """The same, not yet as tensors."""
         if self.config.data.pad_to == "longest":
             windows = windows.narrowed()
         arrays = self.objective(windows, seed)
         mask = arrays["attention_mask"]
-        full = bool(mask.all())
+        full = mask.strides == (0, 0) or bool(mask.all())  # (0, 0): a single 1, seen from every place
         if not full and self.config.data.padding_side == "left":
             arrays = filled_on_the_left(arrays)
             if not self.facts.encoder_decoder:
@@ -141,7 +193,7 @@ class LanguageModelData(L.LightningDataModule):
         elif (full and self.facts.causal and not self.facts.encoder_decoder) or not self.facts.takes_attention_mask:
             del arrays["attention_mask"]
         arrays["places"] = windows.places.astype(np.int64)
-        return {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in arrays.items()}
+        return {name: np.ascontiguousarray(values) for name, values in arrays.items()}
 
     # Validation and testing
 
@@ -185,7 +237,7 @@ class LanguageModelData(L.LightningDataModule):
             asked = my_prompts[number * size : (number + 1) * size]
             return {**made, **self.prompts(asked)} if len(asked) else made
 
-        return Loader(batch, 0, batches, self.config.data.num_workers)
+        return Loader(lambda numbers: map(batch, numbers), 0, batches, self.config.data.num_workers)
 
     # Generation for testing
 
@@ -256,36 +308,57 @@ class TextCounts:
 
 
 class _Items(Dataset):
-    def __init__(self, item: Callable[[int], Any], n: int) -> None:
-        self.item, self.n = item, n
+    def __init__(self, items: Callable[[range], Iterable[Any]], n: int) -> None:
+        self.items, self.n = items, n
 
     def __len__(self) -> int:
         return self.n
 
     def __getitem__(self, number: int) -> Any:
-        return self.item(number)
+        return next(iter(self.items(range(number, number + 1))))
 
 
 class Loader:
-    """Items start, …, stop - 1, each made from its number alone. It has a length, so Lightning fetches none ahead."""
+    """Items start, …, stop - 1, each made from its number alone. It has a length, so Lightning fetches none ahead.
 
-    def __init__(self, item: Callable[[int], Any], start: int, stop: int, num_workers: int) -> None:
-        self.item, self.start, self.stop, self.num_workers = item, start, stop, num_workers
+    items: numbers -> theirs, `at_once` of them together (from one of its multiples to the next) unless worker processes
+    take turns at them. On a GPU they come in pinned memory, from which they are copied while it computes.
+    """
+
+    def __init__(
+        self, items: Callable[[range], Iterable[Any]], start: int, stop: int, num_workers: int, at_once: int = 1,
+        pinned: bool = False,
+    ) -> None:  # fmt: skip
+        self.items, self.start, self.stop, self.num_workers = items, start, stop, num_workers
+        self.at_once, self.pinned = at_once, pinned
 
     def __len__(self) -> int:
         return max(0, self.stop - self.start)
 
     def __iter__(self) -> Iterator[Any]:
-        numbers = range(self.start, self.stop)
         if self.num_workers == 0:
-            return map(self.item, numbers)
+            items = self._in_this_process()
+            return map(pin_memory, items) if self.pinned else items
         # Its own generator: by default a loader draws a seed from the global one, which would shift all that follows.
         return iter(
             DataLoader(
-                _Items(self.item, self.stop), batch_size=None, sampler=numbers, num_workers=self.num_workers,
-                collate_fn=as_it_is, generator=torch.Generator(), multiprocessing_context="fork",
+                _Items(self.items, self.stop), batch_size=None, sampler=range(self.start, self.stop),
+                num_workers=self.num_workers, collate_fn=as_it_is, generator=torch.Generator(),
+                multiprocessing_context="fork", pin_memory=self.pinned,
             )
         )  # fmt: skip
+
+    def _in_this_process(self) -> Iterator[Any]:
+        start = self.start
+        while start < self.stop:
+            stop = min(start - start % self.at_once + self.at_once, self.stop)
+            yield from self.items(range(start, stop))
+            start = stop
+
+
+def tensors(arrays: dict[str, np.ndarray], rows: slice) -> Batch:
+    """Some rows of them, without a copy."""
+    return {name: torch.from_numpy(values[rows]) for name, values in arrays.items()}
 
 
 def as_it_is(item: Any) -> Any:

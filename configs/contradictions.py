@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import Any
 
-from configs.places import validation_names
+from configs.places import mixture_sources, scored_splits
 from configs.schema import Config, Decoding
 from utils.imports import did_you_mean
 from utils.yaml_text import KeyPath, dotted
@@ -79,7 +79,7 @@ _FIELDS = {
 
 def find(config: Config) -> list[Problem]:
     """All of them."""
-    parts = (_run, _dataset, _windows, _tokenizer, _model, _objective, _trainer, _lightning, _decoding)
+    parts = (_run, _dataset, _windows, _mixture, _tokenizer, _model, _objective, _trainer, _lightning, _decoding)
     return [problem for part in parts for problem in part(config)]
 
 
@@ -178,13 +178,40 @@ def _fields(config: Config) -> Iterator[Problem]:
             )
 
 
+def _mixture(config: Config) -> Iterator[Problem]:
+    mixture, at = config.data.mixture, ("data", "mixture")
+    if mixture is None:
+        return
+    if not mixture:
+        yield (at,), "data.mixture names no corpus; give it some, or leave it out"
+    for name, weight in mixture.items():
+        if weight <= 0:
+            yield ((*at, name),), f"data.mixture: the weight of '{name}' should be above 0, got {weight:g}"
+    sources = mixture_sources(config)
+    for name in sources:
+        if not re.fullmatch(r"[\w.-]+", name) or name in ("train", "validation", "test"):
+            yield (
+                (at,),
+                f"data.mixture: '{name}' cannot name a corpus (letters, digits, _, . and -; not train, validation or "
+                "test); name a dataset below paths.data, or a folder of shards by its path",
+            )
+    if len(sources) < len(mixture):
+        yield (at,), f"data.mixture: two corpora have the same name; there are {', '.join(sources)}"
+    if config.trainer.max_epochs is not None:
+        yield (
+            (("trainer", "max_epochs"), at),
+            "data.mixture: each corpus has epochs of its own, so the length of the run is trainer.max_steps or "
+            "trainer.max_tokens, not trainer.max_epochs",
+        )
+
+
 def _windows(config: Config) -> Iterator[Problem]:
     data, pairs = config.data, config.dataset.kind == "pairs"
     packing, overlap = ("data", "packing"), ("data", "overlap")
     if pairs and data.packing in ("full", "partial"):
         keys = (packing, ("dataset", "kind"))
-        yield keys, f"dataset.kind: pairs takes data.packing none | truncate, got {data.packing}"
-    if data.overlap and data.packing in ("none", "truncate"):
+        yield keys, f"dataset.kind: pairs takes data.packing none | truncate | best_fit, got {data.packing}"
+    if data.overlap and data.packing in ("none", "truncate", "best_fit"):
         yield (
             (overlap, packing),
             f"data.overlap={data.overlap} needs data.packing full | partial; {data.packing} has no next window",
@@ -384,9 +411,11 @@ def _decoding(config: Config) -> Iterator[Problem]:
                 "greedy texts are all the same"
             ),
         )
-    split = config.inference.split
-    known = list(dict.fromkeys(["train", "validation", *validation_names(config), "test"]))
+    split, sources = config.inference.split, mixture_sources(config)
+    # Of a mixture the default, test, is not refused here: only who runs inference.py has to choose.
+    known = list(dict.fromkeys([*scored_splits(config), *(["test"] if sources else ["validation"])]))
     if split not in known:
+        known = known[:-1] if sources else known
         near = get_close_matches(split, known, n=1)
         hint = f"; did you mean '{near[0]}'?" if near else f"; there are {', '.join(known)}"
         yield (("inference", "split"),), f"inference.split: there is no split '{split}'{hint}"

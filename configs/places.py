@@ -53,12 +53,54 @@ def run_dir(config: Config) -> Path:
     return REPOSITORY / config.paths.runs / (config.name or "run")
 
 
+def mixture_sources(config: Config) -> dict[str, Path]:
+    """The sources of data.mixture by name, in the config's order, and the folder of each one's shards.
+
+    A key without a slash is the name of a dataset, tokenised by a config of its own; one with a slash is the path of
+    its shards, and the source is named after the dataset's folder."""
+    return {_source_name(key): _source_folder(config, key) for key in config.data.mixture or {}}
+
+
+def _source_name(key: str) -> str:
+    path = Path(key)
+    return path.parent.name if "/" in key and path.name == "tokens" and path.parent.name else path.name
+
+
+def _source_folder(config: Config, key: str) -> Path:
+    return REPOSITORY / key if "/" in key else REPOSITORY / config.paths.data / key / "tokens"
+
+
+def split_dir(config: Config, split: str) -> Path:
+    """The folder of a split's shards. Of a mixture `web` is the validation split of the source web, and its others are
+    `web.train` and `web.test`."""
+    for name, folder in mixture_sources(config).items():
+        if split in (name, f"{name}.train", f"{name}.test"):
+            return folder / (split.removeprefix(name).removeprefix(".") or "validation")
+    return shards_dir(config) / split
+
+
+def training_splits(config: Config) -> list[str]:
+    """What is trained on: `train`, or the training split of each source of a mixture, by name."""
+    return [f"{name}.train" for name in sorted(mixture_sources(config))] or ["train"]
+
+
 def validation_names(config: Config) -> list[str]:
-    """The names of the validation sets, in the config's order: several where dataset.validation_path names them."""
-    paths = config.dataset.validation_path
-    return list(paths) if isinstance(paths, dict) else ["validation"]
+    """The names of the validation sets, in the config's order: the sources of a mixture, or several where
+    dataset.validation_path names them."""
+    return list(mixture_sources(config)) or _own_validation_names(config)
+
+
+def scored_splits(config: Config) -> list[str]:
+    """What inference.split can name."""
+    sources = mixture_sources(config)
+    return [split for name in sources for split in (name, f"{name}.test", f"{name}.train")] or splits(config)
 
 
 def splits(config: Config) -> list[str]:
-    """Every split by name: train, the validation sets, test."""
-    return ["train", *validation_names(config), "test"]
+    """Every split of the config's own dataset, by name: train, the validation sets, test."""
+    return ["train", *_own_validation_names(config), "test"]
+
+
+def _own_validation_names(config: Config) -> list[str]:
+    paths = config.dataset.validation_path
+    return list(paths) if isinstance(paths, dict) else ["validation"]
