@@ -18,6 +18,7 @@ activate_environment() {
     source .venv/bin/activate                                          # made by `make setup`
     # source "$HOME/miniconda3/etc/profile.d/conda.sh" && conda activate liftoff
     # module purge && module load python/3.11 cuda && source .venv/bin/activate
+    # export HF_HUB_OFFLINE=1                                          # on nodes without internet (tools.fetch)
 }
 # -----------------------------------------------------------------------------------------------------------------
 
@@ -27,7 +28,7 @@ set -eo pipefail  # not -u: the scripts that conda and modules bring do not stan
 # The repository is above this file. Slurm runs a copy of it, so Slurm is asked where the original lies.
 script=${BASH_SOURCE[0]}
 if [ "$(basename "$script")" = slurm_script ]; then
-    script=$(scontrol show job "$SLURM_JOB_ID" | sed -n 's/^ *Command=//p')
+    script=$(scontrol show job "$SLURM_JOB_ID" | sed -n '0,/^ *Command=/s/^ *Command=//p')
     script=${script%" $*"}
 fi
 repository=$(cd "$(dirname "$script")" && pwd)

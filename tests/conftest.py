@@ -4,10 +4,11 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from slurm_cluster import cluster
 
 # transformers copies custom code there; two test sessions at once must not write over each other's.
 os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="liftoff-tests-modules-")
@@ -74,3 +75,10 @@ def run_script() -> RunScript:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[dict[str, str]]:
+    """A Slurm cluster of our own -> the environment in which sbatch finds it. Skips where there can be none."""
+    with cluster() as environment:
+        yield environment

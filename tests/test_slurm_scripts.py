@@ -1,14 +1,13 @@
 """The batch scripts: their syntax, their one shape, and that a copy runs unchanged from anywhere, also under Slurm."""
 
 import os
-import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from slurm_cluster import submit, wait
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted((ROOT / "slurm").glob("run_*.sh"))
@@ -17,6 +16,7 @@ COMMANDS = {
     "run_train_hf_tokenizer": "-m tokenizer.train_hf_tokenizer",
     "run_train_sp_tokenizer": "-m tokenizer.train_sp_tokenizer",
     "run_tokenize_data": "tokenize_data.py",
+    "run_tokenize_array": "tokenize_data.py",
     "run_train": "train.py",
     "run_inference": "inference.py",
     "run_generation": "generation.py",
@@ -41,40 +41,6 @@ def house(tmp_path: Path) -> Path:
     elsewhere.mkdir()
     (elsewhere / "mine.yaml").touch()
     return house
-
-
-@pytest.fixture(scope="module")
-def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """A Slurm cluster of our own on this machine -> the environment in which sbatch finds it."""
-    start = Path(os.environ.get("LIFTOFF_SHARED", ROOT.parent / "shared")) / "slurm_lab/start"
-    if not start.exists() or os.geteuid() != 0:
-        pytest.skip("a test cluster needs slurm_lab in the shared folder, and root")
-    # A short path: the daemons' sockets lie in it.
-    state = Path("/tmp") / f"liftoff-slurm-{os.getpid()}"
-    lab = [str(start), "--state", str(state), "--port", str(27400 + os.getpid() % 400), "--prefix", f"t{os.getpid()}n"]
-    made = subprocess.run(lab, capture_output=True, text=True)
-    found = re.search(r"SLURM_CONF=(\S+)", made.stdout)
-    if made.returncode or not found:
-        pytest.skip(f"the test cluster did not start: {made.stderr[-300:]}")
-    try:
-        yield {**os.environ, "SLURM_CONF": found[1].strip("'\"")}
-    finally:
-        subprocess.run([*lab[:1], "stop", "--purge", *lab[1:]], capture_output=True)
-
-
-def submit(script: Path, *arguments: str, cwd: Path, environment: dict[str, str], seconds: int = 120) -> str:
-    """Submits a job, waits for its end -> what it printed."""
-    answer = subprocess.run(
-        ["sbatch", "--parsable", "--output=job-%j.out", str(script), *arguments],
-        cwd=cwd, env=environment, capture_output=True, text=True,
-    )  # fmt: skip
-    assert answer.returncode == 0, answer.stderr
-    job = answer.stdout.strip()
-    until = time.monotonic() + seconds
-    while subprocess.run(["squeue", "-h", "-j", job], env=environment, capture_output=True, text=True).stdout.strip():
-        assert time.monotonic() < until, f"job {job} is still there: {(cwd / f'job-{job}.out').read_text()}"
-        time.sleep(0.2)
-    return (cwd / f"job-{job}.out").read_text()
 
 
 def test_every_stage_has_its_script() -> None:
@@ -107,7 +73,8 @@ def test_a_copy_runs_unchanged_from_any_directory(path: Path, house: Path) -> No
     lines = ran.stdout.splitlines()
     assert lines[0] == f"in={house}"
     arguments = [line.removeprefix("arg=") for line in lines[1:]]
-    assert arguments == [*COMMANDS[path.stem].split(), str(elsewhere / "mine.yaml"), "name=a b"]
+    parts = ["tokenize.parts=16"] if path.stem == "run_tokenize_array" else []
+    assert arguments == [*COMMANDS[path.stem].split(), str(elsewhere / "mine.yaml"), *parts, "name=a b"]
 
 
 def test_a_script_without_a_config_says_how_it_is_used(house: Path) -> None:
@@ -166,8 +133,7 @@ def test_training_under_slurm_is_stopped_and_goes_on(tmp_path: Path, slurm: dict
         assert time.monotonic() < until, (tmp_path / "first.out").read_text()
         time.sleep(0.2)
     subprocess.run(["scancel", "--signal=TERM", job], env=slurm, check=True)
-    while subprocess.run(["squeue", "-h", "-j", job], env=slurm, capture_output=True, text=True).stdout.strip():
-        time.sleep(0.2)
+    wait(job, slurm)
     assert "stopped by SIGTERM after step" in (tmp_path / "first.out").read_text()
     more = submit(ROOT / "slurm/run_train.sh", "tiny.yaml", cwd=tmp_path, environment=slurm, seconds=240)
     assert "goes on after step" in more
