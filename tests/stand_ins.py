@@ -94,6 +94,12 @@ class TinyData(L.LightningDataModule):
         self.sets = sets
         self.start_step = 0
 
+    def state_after(self, steps: int) -> None:
+        return None
+
+    def restore(self, state: None) -> None:
+        assert state is None
+
     def rank(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 

@@ -39,6 +39,15 @@ def _meeting_place() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
 
 
+def gathered(value: Any) -> list[Any]:
+    """What each rank has (anything that pickles), by rank, on each of them."""
+    if not several():
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
 def by_rank_zero(function: Callable[[], Any]) -> Any:
     """What `function` returns on rank 0, on every rank. Its UserError too is raised on each, so that none waits."""
     if not several():

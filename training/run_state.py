@@ -18,6 +18,12 @@ class Seekable(Protocol):
 
     start_step: int  # its batches begin after this step
 
+    def state_after(self, steps: int) -> Any:
+        """What must be known to go on after so many steps, as json holds it; None where the steps say it all."""
+
+    def restore(self, state: Any) -> None:
+        """state: what `state_after` gave."""
+
 
 class RunState:
     """Writes and restores checkpoints of a run. Rank 0 writes and chooses; every rank reads.
@@ -63,6 +69,7 @@ class RunState:
         training.steps, training.history = state["step"], state["history"]
         training.sums.restore(state["sums"], trainer.global_rank)
         self.data.start_step = state["step"]
+        self.data.restore(state.get("data"))
         _set_lightning_counters(trainer, state["step"])
         info(f"goes on after step {state['step']} from {path}")
         return state["recorder"]
@@ -85,6 +92,7 @@ class RunState:
             "optimizers": checkpoints.pack([o.state_dict() for o in trainer.optimizers], "optimizers", tensors),
             "callbacks": checkpoints.pack({k: v for k, v in of_callbacks.items() if v}, "callbacks", tensors),
             "precision": trainer.precision_plugin.state_dict(),
+            "data": self.data.state_after(training.steps),
             "facts": self.facts,
         }
         by_rank_zero(lambda: self._write("step", training, {"optimizer": tensors}, state))
