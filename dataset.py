@@ -7,7 +7,7 @@ sees the same samples as a run on 1.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -16,12 +16,11 @@ import numpy as np
 import pytorch_lightning as L
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-from torch.utils.data._utils.pin_memory import pin_memory
 
-from configs.places import mixture_sources, run_dir, split_dir, training_splits, validation_names
+from configs.places import mixture_sources, run_dir, split_dir, validation_names
 from configs.schema import Config
 from corpus.chance import key_of
+from corpus.held import read_held
 from corpus.mixture import Chosen, TrainingWindows
 from corpus.packing import Windows
 from corpus.samples import Samples
@@ -31,7 +30,9 @@ from models.interface import ModelFacts
 from objectives import build_objective
 from objectives.facts import NOTHING, kept_apart
 from tokenizer.tokenizer import Tokenizer
-from training.fitting import check_model, check_shards, packing_of, vocabulary_facts
+from training.fitting import check_contents, check_model, check_shards, packing_of, vocabulary_facts
+from training.loader import Loader
+from training.on_the_fly import OnTheFly, StreamLoader
 from utils.messages import UserError
 
 Batch = dict[str, Tensor]
@@ -60,6 +61,7 @@ class LanguageModelData(L.LightningDataModule):
         self.packing = packing_of(config, vocabulary, self.objective.ahead, self.objective.pairs)
         self._indices: dict[str, WindowIndex] = {}
         self._training: TrainingWindows | None = None
+        self._on_the_fly: OnTheFly | None = None
         self._samples: Samples | None = None
         check_model(config, model_facts, self.objective)
 
@@ -77,6 +79,8 @@ class LanguageModelData(L.LightningDataModule):
         return self._indices[split]
 
     def _opened(self, split: str) -> WindowIndex:
+        if self.config.data.tokens == "on_the_fly":
+            return self._held(split)
         folder = split_dir(self.config, split)
         shards = ShardSet.open(folder.parent, folder.name)
         check_shards(shards, self.config, self.tokenizer, self.facts, self.objective)
@@ -88,29 +92,56 @@ class LanguageModelData(L.LightningDataModule):
             )
         return index
 
+    def _held(self, split: str) -> WindowIndex:
+        """Of data.tokens=on_the_fly: as many of the first documents as are needed, tokenised now and held in memory."""
+        testing = self.trainer is not None and self.trainer.testing
+        enough = self.config.inference.max_samples if testing else self.config.trainer.validation_windows
+        held = read_held(self.config, split, self.tokenizer, self.packing, enough)
+        check_contents(held, self.tokenizer, self.facts, self.objective)
+        return WindowIndex(held, self.packing, keep=False)
+
+    @property
+    def on_the_fly(self) -> OnTheFly | None:
+        """What is trained on where data.tokens says so, in place of shards."""
+        if self.config.data.tokens == "on_the_fly" and self._on_the_fly is None:
+            self._on_the_fly = OnTheFly(
+                self.config, self.tokenizer, self.packing,
+                lambda held: check_contents(held, self.tokenizer, self.facts, self.objective),
+            )  # fmt: skip
+        return self._on_the_fly
+
+    def state_after(self, steps: int) -> Any:
+        """What a checkpoint keeps: nothing, if not on the fly, as windows follow from the number of the step alone."""
+        return None if self.on_the_fly is None else self.on_the_fly.state(steps)
+
+    def restore(self, state: Any) -> None:
+        """state: what `state_after` gave."""
+        if self.on_the_fly is not None:
+            self.on_the_fly.restore(state)
+
     @property
     def training(self) -> TrainingWindows:
         """What is trained on, of one corpus or a mixture, in its order."""
         if self._training is None:
             data = self.config.data
             seed = self.config.seed if data.seed is None else data.seed
-            weights = None
-            if data.mixture is not None:
-                names = [f"{name}.train" for name in mixture_sources(self.config)]
-                weights = dict(zip(names, data.mixture.values(), strict=True))
-            indices = {split: self.windows(split) for split in training_splits(self.config)}
-            self._training = TrainingWindows(indices, weights, seed, data.shuffle)
+            if data.mixture is None:
+                self._training = TrainingWindows({"train": self.windows("train")}, None, seed, data.shuffle)
+            else:
+                weights = dict(zip(mixture_sources(self.config), data.mixture.values(), strict=True))
+                indices = {name: self.windows(f"{name}.train") for name in weights}
+                self._training = TrainingWindows(indices, weights, seed, data.shuffle)
         return self._training
 
     @property
     def n_windows(self) -> int:
-        """Training windows: samples in an epoch (of a mixture: in a cycle)."""
-        return len(self.training)
+        """Training windows: samples in an epoch (of a mixture: in a cycle; on the fly: 1, as nobody has counted)."""
+        return 1 if self.on_the_fly else len(self.training)
 
     @property
     def tokens_per_epoch(self) -> int:
-        """Unpadded input tokens of those windows, of decoders too."""
-        return self.training.input_tokens
+        """Unpadded input tokens of those windows, of decoders too. On the fly a window is taken to be full."""
+        return self.config.data.max_seq_len if self.on_the_fly else self.training.input_tokens
 
     def text_counts(self, split: str, n_windows: int | None = None) -> "TextCounts":
         """Raw text that the targets of a split stand for. n_windows: how many are scored, if not all."""
@@ -131,7 +162,7 @@ class LanguageModelData(L.LightningDataModule):
 
     # Training
 
-    def train_dataloader(self) -> "Loader":
+    def train_dataloader(self) -> "Loader | StreamLoader":
         """Steps from `start_step` to `total_steps`; each a list of micro-batches."""
         rank, ranks = self._rank_and_ranks()
         settings = self.config.trainer
@@ -142,6 +173,8 @@ class LanguageModelData(L.LightningDataModule):
                 f"trainer.global_batch_size={settings.global_batch_size} must be divisible by "
                 f"micro_batch_size x devices = {micro} x {ranks}"
             )
+        if self.on_the_fly is not None:
+            return self._streamed(rank, ranks, share, micro)
         training, size = self.training, settings.global_batch_size
         at_once = max(1, TOKENS_AT_ONCE // (share * self.packing.row))  # steps
         ordered = at_once * max(1, PLACES_AT_ONCE // (share * at_once))
@@ -157,7 +190,18 @@ class LanguageModelData(L.LightningDataModule):
             return self.micro_batches(windows, share, micro)
 
         total = self.total_steps if self.total_steps is not None else -(-len(training) // size)
-        return Loader(steps, self.start_step, total, self.config.data.num_workers, at_once)
+        return Loader(steps, self.start_step, total, self.config.data.num_workers, at_once, self._pinned)
+
+    def _streamed(self, rank: int, ranks: int, share: int, micro: int) -> StreamLoader:
+        """The same of documents that are tokenised on the fly. Places are those of the run, as ever."""
+        assert self.on_the_fly is not None
+
+        def step(number: int, windows: Windows) -> list[Batch]:
+            places = (number * ranks + rank) * share + np.arange(share)
+            return self.micro_batches(windows._replace(places=places.astype(np.uint64)), share, micro)[0]
+
+        stop = 1 << 40 if self.total_steps is None else self.total_steps
+        return self.on_the_fly.loader(step, share, range(self.start_step, stop), rank, ranks)
 
     def micro_batches(self, windows: Windows, share: int, micro: int) -> list[list[Batch]]:
         """Windows of some steps, `share` of each, -> of each step its batches of `micro` windows."""
@@ -237,7 +281,8 @@ class LanguageModelData(L.LightningDataModule):
             asked = my_prompts[number * size : (number + 1) * size]
             return {**made, **self.prompts(asked)} if len(asked) else made
 
-        return Loader(lambda numbers: map(batch, numbers), 0, batches, self.config.data.num_workers)
+        workers = self.config.data.num_workers
+        return Loader(lambda numbers: map(batch, numbers), 0, batches, workers, pinned=self._pinned)
 
     # Generation for testing
 
@@ -254,9 +299,13 @@ class LanguageModelData(L.LightningDataModule):
             from corpus.tokenising import prompts_and_references  # reads raw documents: only testing does
 
             split = self.config.inference.split
-            shards = self.windows(split).shards
-            decode = self.tokenizer.decode
-            self._samples = Samples(shards, decode, lambda: prompts_and_references(self.config, split))
+
+            def raw() -> Iterator[tuple[str, str]]:
+                if self.config.data.mixture is not None:
+                    raise UserError("a config with data.mixture does not say where its corpora come from")
+                return prompts_and_references(self.config, split)
+
+            self._samples = Samples(self.windows(split).shards, self.tokenizer.decode, raw)
         return self._samples
 
     def prompt(self, index: int) -> str:
@@ -293,6 +342,10 @@ class LanguageModelData(L.LightningDataModule):
             )
         return room
 
+    @property
+    def _pinned(self) -> bool:
+        return torch.cuda.is_available() and self.config.trainer.accelerator != "cpu"
+
     def _rank_and_ranks(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
@@ -307,63 +360,9 @@ class TextCounts:
     why_not: str | None  # why such figures would be wrong; None: they are right
 
 
-class _Items(Dataset):
-    def __init__(self, items: Callable[[range], Iterable[Any]], n: int) -> None:
-        self.items, self.n = items, n
-
-    def __len__(self) -> int:
-        return self.n
-
-    def __getitem__(self, number: int) -> Any:
-        return next(iter(self.items(range(number, number + 1))))
-
-
-class Loader:
-    """Items start, …, stop - 1, each made from its number alone. It has a length, so Lightning fetches none ahead.
-
-    items: numbers -> theirs, `at_once` of them together (from one of its multiples to the next) unless worker processes
-    take turns at them. On a GPU they come in pinned memory, from which they are copied while it computes.
-    """
-
-    def __init__(
-        self, items: Callable[[range], Iterable[Any]], start: int, stop: int, num_workers: int, at_once: int = 1,
-        pinned: bool = False,
-    ) -> None:  # fmt: skip
-        self.items, self.start, self.stop, self.num_workers = items, start, stop, num_workers
-        self.at_once, self.pinned = at_once, pinned
-
-    def __len__(self) -> int:
-        return max(0, self.stop - self.start)
-
-    def __iter__(self) -> Iterator[Any]:
-        if self.num_workers == 0:
-            items = self._in_this_process()
-            return map(pin_memory, items) if self.pinned else items
-        # Its own generator: by default a loader draws a seed from the global one, which would shift all that follows.
-        return iter(
-            DataLoader(
-                _Items(self.items, self.stop), batch_size=None, sampler=range(self.start, self.stop),
-                num_workers=self.num_workers, collate_fn=as_it_is, generator=torch.Generator(),
-                multiprocessing_context="fork", pin_memory=self.pinned,
-            )
-        )  # fmt: skip
-
-    def _in_this_process(self) -> Iterator[Any]:
-        start = self.start
-        while start < self.stop:
-            stop = min(start - start % self.at_once + self.at_once, self.stop)
-            yield from self.items(range(start, stop))
-            start = stop
-
-
 def tensors(arrays: dict[str, np.ndarray], rows: slice) -> Batch:
     """Some rows of them, without a copy."""
     return {name: torch.from_numpy(values[rows]) for name, values in arrays.items()}
-
-
-def as_it_is(item: Any) -> Any:
-    """An item that is a batch already."""
-    return item
 
 
 def width_of(windows: Windows) -> np.ndarray:

@@ -61,7 +61,6 @@ def train(config: Config, run: RunDirectory, flags: argparse.Namespace) -> int:
     begin_imports(config)
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-    from evaluation.metrics import load_metrics
     from optim.build import build_schedule
     from training.launch import make_trainer
     from training.length import length_of
@@ -74,7 +73,7 @@ def train(config: Config, run: RunDirectory, flags: argparse.Namespace) -> int:
 
     hardware, tokenizer, training, data = parts_of(config)
     if flags.evaluate:
-        load_metrics(config.inference.metrics)  # a mistake in them is told before the training, not after it
+        check_evaluation(config)
     length = length_of(config.trainer, data.n_windows, data.tokens_per_epoch)
     data.total_steps = length.steps + 1  # one more than is taken: a run that goes on at its very end still starts
     training.schedule = build_schedule(config.schedule, length.steps)
@@ -86,7 +85,7 @@ def train(config: Config, run: RunDirectory, flags: argparse.Namespace) -> int:
     step_end = StepEnd(config, length.steps, recorder, state)
     trainer = make_trainer(config, hardware, [samples, step_end], FromLightning(recorder.write_logged))
     run.open(config, restart=flags.restart)  # what can be checked was checked; from here on files are written
-    show_plan(config, hardware, training, length)
+    show_plan(config, hardware, training, data, length)
     try:
         trainer.fit(training, data)
     except MisconfigurationException as error:
@@ -138,24 +137,52 @@ def parts_of(config: Config) -> "tuple[Hardware, Tokenizer, LanguageModelTrainin
 
 def data_facts(data: "LanguageModelData", tokenizer: "Tokenizer") -> dict[str, object]:
     """What a run that goes on must find unchanged: its steps are counted in these windows."""
-    shards = [shard["sha256"] for shard in data.windows("train").shards.manifest["shards"]]
+    if data.on_the_fly is not None:
+        return {"training data": data.on_the_fly.facts, "tokenizer": tokenizer.fingerprint}
+    shards = [shard["sha256"] for index in data.training.indices for shard in index.shards.manifest["shards"]]
     return {"training data": [data.n_windows, sha256_json(shards)], "tokenizer": tokenizer.fingerprint}
 
 
-def show_plan(config: Config, hardware: "Hardware", training: "LanguageModelTraining", length: "Length") -> None:
+def check_evaluation(config: Config) -> None:
+    """A mistake in what --evaluate runs is told before the training, not after it."""
+    from evaluation.metrics import load_metrics
+    from evaluation.scoring import check_split
+
+    check_split(config)
+    load_metrics(config.inference.metrics)
+
+
+def show_plan(
+    config: Config, hardware: "Hardware", training: "LanguageModelTraining", data: "LanguageModelData", length: "Length"
+) -> None:
     """What is about to be trained, in every unit."""
     from training.length import batch_arithmetic
 
     model = config.model
+    is_counted = config.data.mixture is None and data.on_the_fly is None
+    in_epochs = f" = {length.epochs:.3g} epochs" if is_counted else ""
     trained = sum(weight.numel() for weight in training.model.parameters() if weight.requires_grad)
     rows = [
         ("model", f"{model.backbone or model.huggingface or model.module}, {trained:,} parameters to train"),
-        ("length", f"{length.steps:,} steps = {length.tokens:,} tokens = {length.epochs:.3g} epochs"),
+        ("length", f"{length.steps:,} steps = {length.tokens:,} tokens" + in_epochs),
+        *mixture_rows(data, length.windows),
         ("step", str(batch_arithmetic(config.trainer, hardware.ranks))),
         ("computed", f"in {hardware.precision} on {hardware}"),
         ("optimizer", f"{config.optimizer.name}, lr {config.optimizer.lr:g}, {config.schedule.name} schedule"),
     ]
     table(f"training {config.name}", rows)
+
+
+def mixture_rows(data: "LanguageModelData", windows: int) -> list[tuple[str, str]]:
+    """How often so many windows of a run go through each source of a mixture; nothing where there is none."""
+    training = None if data.on_the_fly else data.training
+    if training is None or training.mixture is None:
+        return []
+    lines = [
+        f"{name}: {share:.2%} of the windows, {training.epochs(windows)[name]:.3g} epochs of {len(index):,}"
+        for name, share, index in zip(training.names, training.mixture.shares, training.indices, strict=True)
+    ]
+    return [("mixture", "\n".join(lines))]
 
 
 def finish(
@@ -196,6 +223,7 @@ def finish(
         exported = export(training.model, tokenizer, config, run.model, sample, measures)
         what = f"{exported.what} ({which} weights, step {step})"
         rows.append(("model", "\n".join((shown(exported.directory), what, exported.how_to_load, *exported.notes))))
+    rows += mixture_rows(data, training.steps * config.trainer.global_batch_size)
     rows += [("curves", shown(run.pictures / "curves.png")), ("measures", shown(run.metrics))]
     run.mark_finished()
     table(f"{config.name} is trained", rows, [f"python inference.py {typed}", *to_generate(config, typed)])

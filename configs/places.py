@@ -79,11 +79,6 @@ def split_dir(config: Config, split: str) -> Path:
     return shards_dir(config) / split
 
 
-def training_splits(config: Config) -> list[str]:
-    """What is trained on: `train`, or the training split of each source of a mixture, by name."""
-    return [f"{name}.train" for name in sorted(mixture_sources(config))] or ["train"]
-
-
 def validation_names(config: Config) -> list[str]:
     """The names of the validation sets, in the config's order: the sources of a mixture, or several where
     dataset.validation_path names them."""

@@ -24,12 +24,13 @@ class Mixture:
     def __init__(self, weights: dict[str, float], seed: int) -> None:
         """weights: above 0, of any sum. Raises UserError where one is too small to have a place in 10,000."""
         self.names = sorted(weights)
-        self.counts = shares([weights[name] for name in self.names], CYCLE)
+        self.counts = rounded([weights[name] for name in self.names], CYCLE)
         for name, count in zip(self.names, self.counts, strict=True):
             if not count:
                 raise UserError(
                     f"data.mixture: '{name}' would have less than one window in {CYCLE:,}; give it a greater weight"
                 )
+        self.shares = (self.counts / CYCLE).tolist()
         self.order = Order(CYCLE, seed, of="mixture")
         self._of_cycle = lru_cache(maxsize=4)(self._cycle)
 
@@ -130,7 +131,7 @@ class TrainingWindows:
         return {name: n / len(index) for name, n, index in zip(self.names, had, self.indices, strict=True)}
 
 
-def shares(weights: list[float], whole: int) -> np.ndarray:
+def rounded(weights: list[float], whole: int) -> np.ndarray:
     """Weights -> whole numbers of that sum, as near to them as can be: what is left goes to the largest remainders."""
     exact = [Fraction(str(weight)) for weight in weights]
     wanted = [weight * whole / sum(exact) for weight in exact]

@@ -16,6 +16,8 @@ import pytorch_lightning as L
 from configs import places
 from configs.command_line import to_generate
 from configs.schema import Config, Decoding
+from corpus.documents import input_settings
+from corpus.inputs import source_of
 from evaluation.metrics import Metric, Score, load_metrics, one_line
 from evaluation.opening import Opened, find_model, open_model
 from evaluation.results import RESULTS, earlier, label, made_from, move_aside
@@ -26,7 +28,7 @@ from tokenizer.tokenizer import Tokenizer
 from training.launch import make_trainer
 from training.precision import Hardware, hardware
 from utils.files import atomic_folder, shown, write_json
-from utils.hashing import sha256_file
+from utils.hashing import sha256_file, sha256_json
 from utils.imports import did_you_mean
 from utils.messages import Meter, UserError, amount, duration, info, progress, table, warn
 
@@ -41,19 +43,14 @@ def score(
     Raises UserError where there is no such model, split or metric.
     """
     settings = config.inference
-    if settings.split not in places.splits(config):
-        near = did_you_mean(settings.split, places.splits(config)) or f"; there are {', '.join(places.splits(config))}"
-        raise UserError(f"inference.split: no split '{settings.split}'{near}")
+    check_split(config)
     metrics = load_metrics(settings.metrics)
     options = decoding_options(settings.decoding, "inference.decoding")
     place = find_model(config, settings.checkpoint)
     folder = places.run_dir(config) / "inference" / f"{settings.split}-{label(settings.checkpoint)}"
-    manifest = places.shards_dir(config) / settings.split / "manifest.json"
-    if not manifest.exists():
-        raise UserError(f"no {shown(manifest)}; make it with: python tokenize_data.py CONFIG")
     identity = made_from(
         model=place.identity(),
-        shards=sha256_file(manifest),
+        shards=identity_of_data(config),
         config=config.model_dump(include={"inference", "data", "objective", "dataset", "seed"}),
         precision=one_device(config).precision,
     )
@@ -71,6 +68,29 @@ def score(
     write(folder, {**results, "made_from": identity}, texts)
     show(results, folder, to_generate(config, typed))
     return results
+
+
+def identity_of_data(config: Config) -> str:
+    """Changes when what is scored does: of a run without shards the documents, else their manifest.
+
+    Raises UserError where there are none."""
+    split = config.inference.split
+    if config.data.tokens == "on_the_fly":
+        source = source_of(config, split)
+        return sha256_json([input_settings(config, split), source and source.sizes()])
+    manifest = places.split_dir(config, split) / "manifest.json"
+    if not manifest.exists():
+        raise UserError(f"no {shown(manifest)}; make it with: python tokenize_data.py CONFIG")
+    return sha256_file(manifest)
+
+
+def check_split(config: Config) -> None:
+    """Raises UserError where inference.split names none. A mixture has no test split of its own, but its sources do."""
+    split, known = config.inference.split, places.scored_splits(config)
+    if split not in known:
+        raise UserError(
+            f"inference.split: no split '{split}'{did_you_mean(split, known) or '; there are ' + ', '.join(known)}"
+        )
 
 
 def evaluated(

@@ -80,7 +80,45 @@ def check_shards(
     shards: ShardSet, config: Config, tokenizer: Tokenizer, facts: ModelFacts, objective: Objective
 ) -> None:
     """Raises UserError where shards were made with another tokenizer or other settings, or for another objective."""
+    manifest = shards.manifest
+    if config.data.mixture is None:
+        _check_settings(shards, config)
+        _check_documents(shards, config)
+    elif shards.kind != config.dataset.kind:
+        raise UserError(
+            f"the shards in {shown(shards.directory)} hold {shards.kind}, and dataset.kind is {config.dataset.kind}; "
+            "all corpora of a mixture are of that kind"
+        )
+    if manifest["tokenizer"] != tokenizer.fingerprint:
+        raise UserError(
+            f"the shards in {shown(shards.directory)} were made with another tokenizer (fingerprint "
+            f"{manifest['tokenizer'][:12]}, configured: {tokenizer.fingerprint[:12]}); "
+            f"make them again with: python tokenize_data.py CONFIG --restart"
+        )
+    check_contents(shards, tokenizer, facts, objective)
+
+
+def check_contents(shards: ShardSet, tokenizer: Tokenizer, facts: ModelFacts, objective: Objective) -> None:
+    """Raises UserError where the model does not know an id, or the objective wants documents of another kind."""
     manifest, pairs = shards.manifest, objective.pairs
+    size = min(tokenizer.vocab_size, facts.vocab_size or tokenizer.vocab_size)
+    if manifest["largest_id"] >= size:
+        whose = "model" if facts.vocab_size and facts.vocab_size < tokenizer.vocab_size else "tokenizer"
+        raise UserError(
+            f"{shown(shards.directory)}: there is the id {manifest['largest_id']}, "
+            f"the {whose}'s vocabulary has only {size}"
+        )
+    if pairs and shards.kind not in ("pairs", "prompt_response"):
+        raise UserError(f"objective seq2seq needs dataset.kind pairs or prompt_response; the shards hold {shards.kind}")
+    if shards.kind == "pairs" and not pairs:
+        raise UserError(
+            "dataset.kind=pairs needs an objective that reads pairs, such as seq2seq; for a model without encoder use "
+            "dataset.kind=prompt_response"
+        )
+
+
+def _check_settings(shards: ShardSet, config: Config) -> None:
+    """Raises UserError where the config would now make other tokens of the same documents."""
     noted, wanted = read_json(shards.directory / SETTINGS), layout_of(config).settings()
     differing = [
         f"{key}: {noted.get(key)!r} there, {value!r} in the config"
@@ -91,27 +129,6 @@ def check_shards(
         raise UserError(
             f"the shards in {shown(shards.directory)} were made with other settings ({'; '.join(differing)}); set "
             "them back, or make the shards again with: python tokenize_data.py CONFIG --restart"
-        )
-    _check_documents(shards, config)
-    if manifest["tokenizer"] != tokenizer.fingerprint:
-        raise UserError(
-            f"the shards in {shown(shards.directory)} were made with another tokenizer (fingerprint "
-            f"{manifest['tokenizer'][:12]}, configured: {tokenizer.fingerprint[:12]}); "
-            f"make them again with: python tokenize_data.py CONFIG --restart"
-        )
-    size = min(tokenizer.vocab_size, facts.vocab_size or tokenizer.vocab_size)
-    if manifest["largest_id"] >= size:
-        whose = "model" if facts.vocab_size and facts.vocab_size < tokenizer.vocab_size else "tokenizer"
-        raise UserError(
-            f"the shards in {shown(shards.directory)} hold the id {manifest['largest_id']}, "
-            f"the {whose}'s vocabulary has only {size}"
-        )
-    if pairs and shards.kind not in ("pairs", "prompt_response"):
-        raise UserError(f"objective seq2seq needs dataset.kind pairs or prompt_response; the shards hold {shards.kind}")
-    if shards.kind == "pairs" and not pairs:
-        raise UserError(
-            "dataset.kind=pairs needs an objective that reads pairs, such as seq2seq; for a model without encoder use "
-            "dataset.kind=prompt_response"
         )
 
 
