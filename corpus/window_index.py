@@ -1,6 +1,8 @@
 """Shards and how they are cut -> the windows of a split, by number, computed when they are read."""
 
 from collections.abc import Iterator
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,6 +46,12 @@ class WindowIndex:
     def __reduce__(self) -> tuple:
         """Worker processes map the files again instead of being sent their contents."""
         return WindowIndex, (self.shards, self.packing, self.fallback)
+
+    def with_documents(self) -> "WindowIndex":
+        """The same windows, which say what documents they hold; for looking at them (`scored` may change)."""
+        twin = copy(self)
+        twin.packing, twin._whole = replace(self.packing, document_masking=True), None
+        return twin
 
     def gather(self, indices: np.ndarray, places: np.ndarray | None = None) -> Windows:
         """indices: (B,) windows of this split, any number of them at once. places: (B,) in the order; by default the
