@@ -98,9 +98,11 @@ def test_commands_in_the_docs_name_what_exists(command: str) -> None:
     elif words[0] == "torchrun":
         check_call([word for word in words[1:] if not word.startswith("--nproc")])
     elif words[0] == "sbatch":
-        script = words[1].replace("user_slurm/", "")
-        assert (ROOT / script).exists()
-        check_call(["train.py", *words[2:]])
+        script, *rest = [word for word in words[1:] if not word.startswith("--")]
+        assert (ROOT / script.replace("user_slurm/", "")).exists()
+        check_call(["train.py", *rest])
+    elif words[0] == "condor_submit":
+        assert (ROOT / words[1]).exists()
     elif words[0] == "make":
         assert subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True).returncode == 0
     elif words[0] == "cp":
