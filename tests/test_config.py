@@ -297,7 +297,7 @@ MISTAKES = {
     "model: {compile: 1}": "my.yaml:1: model.compile should be true or false, got 1",
     "model: {compile: yes}": "my.yaml:1: model.compile should be true or false, got 'yes'",
     "data: {packing: ful}": (
-        "my.yaml:1: data.packing should be full | partial | truncate | none, got 'ful'; did you mean 'full'?"
+        "my.yaml:1: data.packing should be full | partial | truncate | none | best_fit, got 'ful'; did you mean 'full'?"
     ),
     "name: [a]": "my.yaml:1: name should be text or null, got a list",
     "name: true": "my.yaml:1: name should be text or null, got true",
@@ -339,6 +339,9 @@ MISTAKES = {
     "data: {overlap: 5, packing: none}": (
         "my.yaml:1: data.overlap=5 needs data.packing full | partial; none has no next window"
     ),
+    "data: {overlap: 5, packing: best_fit}": (
+        "my.yaml:1: data.overlap=5 needs data.packing full | partial; best_fit has no next window"
+    ),
     "dataset: {fractions: {train: 0.9, test: 0.2}}": ("my.yaml:1: dataset.fractions should sum to 1, got 0.9 + 0.2"),
     "dataset: {source: files}": (
         "my.yaml:1: dataset.source: files needs dataset.path (or train_path, validation_path, test_path)"
@@ -349,7 +352,7 @@ MISTAKES = {
         "my.yaml:1: dataset.fields: a text document has text, no 'txt'; did you mean 'text'?"
     ),
     "dataset: {kind: pairs}\nobjective: {name: seq2seq}\nmodel: {huggingface: AutoModelForSeq2SeqLM}": (
-        "my.yaml:1: dataset.kind: pairs takes data.packing none | truncate, got full"
+        "my.yaml:1: dataset.kind: pairs takes data.packing none | truncate | best_fit, got full"
     ),
     "objective: {name: seq2seq}\nmodel: {huggingface: AutoModelForSeq2SeqLM}": (
         "my.yaml:1: objective seq2seq needs dataset.kind: pairs | prompt_response, got text"
