@@ -134,7 +134,7 @@ def read_documents(config: Config, split: str, *, on_bad: BadDocuments | None = 
         documents, n_bytes = documents + 1, n_bytes + found[1]
         yield Document(found[0], source, unit, row_number, found[1])
     if not documents:
-        raise UserError(nothing(config, split, sum(on_bad.counts.values()), on_bad))
+        raise UserError(nothing(config, split, sum(on_bad.counts.values()), on_bad.empty, on_bad))
 
 
 def split_rows(source: Source, split: str, first: int = 0) -> Iterator[tuple[int, int, Row]]:
@@ -202,14 +202,13 @@ def estimated_bytes(config: Config, split: str) -> int | None:
     return whole if dataset.max_bytes is None else min(whole, dataset.max_bytes)
 
 
-def nothing(config: Config, split: str, rows: int, bad: BadDocuments) -> str:
-    """Why a split has no document. rows: that were bad."""
+def nothing(config: Config, split: str, rows: int, empty: int, bad: BadDocuments | None) -> str:
+    """Why a split has no document. rows, empty: that were bad, or without text; bad: where."""
     dataset = config.dataset
     said = f"dataset {dataset_name(config)}: no document in the split '{split}'"
-    if rows or bad.empty:
-        return f"{said}: of {rows + bad.empty:,} rows {rows:,} are bad and {bad.empty:,} empty" + "".join(
-            f"; {places[0]}" for places in bad.places.values() if places
-        )
+    if rows or empty:
+        places = [found[0] for found in bad.places.values() if found] if bad else []
+        return "; ".join([f"{said}: of {rows + empty:,} rows {rows:,} are bad and {empty:,} empty", *places])
     if dataset.source == "files" and share_of(config, split) != (0.0, 1.0):
         return (
             f"{said}: what there is in dataset.path is too few for dataset.fractions; make the documents shorter "

@@ -125,9 +125,12 @@ def finished_part(folder: Path, part: int, settings: dict[str, Any]) -> dict[str
 
 
 def join(
-    folder: Path, split: str, settings: dict[str, Any], config: Config, tokenizer: Tokenizer, check_bytes: bool = False
-) -> dict[str, Any]:
-    """Checks all parts of a split and writes its manifest. check_bytes: the shards' checksums too.
+    folder: Path, split: str, settings: dict[str, Any], config: Config, tokenizer: Tokenizer,
+    bad: BadDocuments | None = None, check_bytes: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """Checks all parts of a split and writes its manifest.
+
+    bad: where bad documents stand, as far as that is known. check_bytes: the shards' checksums too.
 
     Raises UserError that names the part that is missing or not whole."""
     found = []
@@ -158,8 +161,7 @@ def join(
         "skipped": dict(sorted(skipped.items())), "empty": empty, "shards": shards,
     }  # fmt: skip
     if not manifest["documents"]:
-        bad = BadDocuments("skip", counts=skipped, empty=empty)
-        raise UserError(nothing(config, split, sum(skipped.values()), bad))
+        raise UserError(nothing(config, split, sum(skipped.values()), empty, bad))
     write_json(folder / MANIFEST, manifest)
     return manifest
 

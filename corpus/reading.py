@@ -228,7 +228,7 @@ def _paragraphs(path: Path, longest: int) -> Iterator[Row]:
     for number, line in _lines(path, longest):
         if line is None or line.strip():
             first = first or number
-            size += longest + 1 if line is None else len(line) + 1
+            size += longest + 2 if line is None else len(line) + 1
             if line is not None and size <= longest:
                 block.append(line)
         elif first:

@@ -35,7 +35,7 @@ from corpus.parts import (
     write_part,
 )  # fmt: skip
 from corpus.shard_writer import ShardWriter
-from corpus.shards import FORMAT_VERSION, SETTINGS, Tokens, map_tensors
+from corpus.shards import FORMAT_VERSION, SETTINGS, Skipped, Tokens, map_tensors
 from corpus.tasks import Result, Work, tasks
 from corpus.workers import Workers
 from tokenizer.tokenizer import Tokenizer
@@ -86,6 +86,7 @@ def tokenise(config: Config, tokenizer: Tokenizer, restart: bool = False) -> lis
     wanted = config.tokenize.num_workers
     encoder = Encoder(tokenizer, layout_of(config))
     work = Work(known, Reader(config), encoder, config.tokenize.bad_documents)
+    info(f"encoding by {tokenizer.fast}")  # and what encodes is ready before worker processes are forked
     with Workers(work, cores() if wanted is None else wanted) as pool:
         return [made for number in range(len(known)) for made in _Run(config, number, pool).make()]
 
@@ -160,7 +161,7 @@ class _Run:
         missing = [part for part in parts if not part_file(folder, part).exists()]
         if missing:
             return None, missing
-        return join(folder, split, self.settings[split], self.config, self.tokenizer), []
+        return join(folder, split, self.settings[split], self.config, self.tokenizer, self.bad[split]), []
 
     def _make_part(self, part: int, names: list[str]) -> None:
         units = part_units(self.source, part, self.config.tokenize.parts)
@@ -232,13 +233,20 @@ class _Run:
             tokens = caps[split].cut(tokens)
             writers[split].add(tokens, inputs)
             for one in tokens.skipped:
-                known = not self.bad[split].wants_place(one.reason) or one.reason == EMPTY
-                place = "" if known else self.source.where(unit_of(one.address), one.address & ((1 << ROW) - 1))
-                self.bad[split].add(place, one.reason, one.detail)
+                self._note(self.bad[split], one)
         self.n_bytes += result.n_bytes
         if not meter.total and meter.done == before:
             meter.done += result.n_bytes / 1e6
         meter.update(f"{sum(writer.tokens_done for writer in writers.values()):,} tokens")
+
+    def _note(self, bad: BadDocuments, one: Skipped) -> None:
+        if one.reason == EMPTY:
+            bad.empty += 1
+            return
+        # To find a place may take reading up to it: only those that are told are looked up.
+        known = bad.wants_place(one.reason)
+        row = one.address & ((1 << ROW) - 1)
+        bad.add(self.source.where(unit_of(one.address), row) if known else "", one.reason, one.detail)
 
 
 class _Cap:
