@@ -22,8 +22,9 @@ import numpy as np
 
 from corpus.best_fit import best_fit
 from corpus.shards import Shard, map_tensors, read_about, write_tensors
-from utils.hashing import sha256_json
-from utils.messages import UserError
+from utils.files import shown
+from utils.hashing import sha256_bytes, sha256_json
+from utils.messages import UserError, warn
 
 
 class Windows(NamedTuple):
@@ -186,24 +187,45 @@ def load_index(
     """The windows of a shard; made at the first time, then read.
 
     Kept beside the shard, or in `fallback` where that folder cannot be written, or else only in memory."""
-    key = sha256_json({"shard": shard.record.sha256, "version": 2, **asdict(packing)})[:12]
+    key = sha256_json({"shard": shard.record.sha256, "version": 3, **asdict(packing)})[:12]
     name = f"{shard.path.stem}.windows-{key}.safetensors"
     folders = [shard.path.parent, *([fallback / shard.path.parent.name] if fallback else [])]
     for folder in folders:
         if (folder / name).exists():
-            tensors = map_tensors(folder / name)
-            cuts = Cuts(tensors["document"], tensors["start"], tensors.get("first"))
-            return cuts, Counts(**read_about(folder / name)["counts"])
+            found = read_index(folder / name)
+            if found is not None:
+                return found
+            warn(f"{shown(folder / name)} is damaged; it is made again")
     cuts, counts = make_index(shard, packing, from_prompts)
     tensors = {part: [values] for part, values in cuts._asdict().items() if values is not None}
     for folder in folders if keep else []:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            write_tensors(folder / name, tensors, {"counts": asdict(counts)})
+            about = {"counts": asdict(counts), "checksum": _checksum(cuts, counts)}
+            write_tensors(folder / name, tensors, about)
             break
         except (OSError, UserError):
             continue
     return cuts, counts
+
+
+def read_index(path: Path) -> tuple[Cuts, Counts] | None:
+    """The windows of a shard as they were kept; None where a bit of the file is not as it was written."""
+    try:
+        tensors, said = map_tensors(path), read_about(path)
+        cuts, counts = Cuts(tensors["document"], tensors["start"], tensors.get("first")), Counts(**said["counts"])
+        return (cuts, counts) if said["checksum"] == _checksum(cuts, counts) else None
+    except (UserError, ValueError, KeyError, TypeError, AttributeError):  # whatever a damaged header can give
+        return None
+
+
+def _checksum(cuts: Cuts, counts: Counts) -> str:
+    arrays = {
+        name: [values.dtype.name, list(values.shape), sha256_bytes(np.ascontiguousarray(values).view(np.uint8).data)]
+        for name, values in cuts._asdict().items()
+        if values is not None
+    }
+    return sha256_json({"arrays": arrays, "counts": asdict(counts)})
 
 
 def make_index(shard: Shard, packing: Packing, from_prompts: bool) -> tuple[Cuts, Counts]:

@@ -16,12 +16,14 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from utils.files import atomic_write, read_json
+from utils.hashing import sha256_json
 from utils.messages import UserError
 
 FORMAT = "liftoff token shards"
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 SETTINGS = "settings.json"  # what a folder is being made with, written before the first shard
+SEAL = "checksum"  # of all else that a manifest, or the file of a part, says
 
 
 class Skipped(NamedTuple):
@@ -272,8 +274,20 @@ class ShardSet:
         return ShardSet, (self.directory, self.manifest)
 
 
+def sealed(record: dict[str, Any]) -> dict[str, Any]:
+    """A record with the checksum of all that it says."""
+    return {**record, SEAL: sha256_json(record)}
+
+
+def is_whole(record: Any) -> bool:
+    """Whether a sealed record says what it said when it was written."""
+    if not isinstance(record, dict) or SEAL not in record:
+        return False
+    return record[SEAL] == sha256_json({key: value for key, value in record.items() if key != SEAL})
+
+
 def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a split. Raises UserError where it is not one that this version reads."""
+    """The manifest of a split. Raises UserError where it is damaged, or not one that this version reads."""
     manifest = read_json(path)
     if manifest.get("format") != FORMAT:
         raise UserError(f"{path} is not the manifest of token shards; is tokenize.path another stage's folder?")
@@ -281,6 +295,11 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path} has format version {manifest['format_version']}, this code reads {FORMAT_VERSION}; "
             f"make the shards again with: python tokenize_data.py CONFIG --restart"
+        )
+    if SEAL in manifest and not is_whole(manifest):
+        raise UserError(
+            f"{path} is damaged: it does not say what was written; make the shards again with: "
+            "python tokenize_data.py CONFIG --restart"
         )
     return manifest
 
