@@ -338,7 +338,7 @@ ODD = [
     b'{"text": "<eos><bos> <eos>"}',
     b'{"text": "\\u0000\\u0000 nul \\u0000"}',
     b"\x00" * 50_000,
-    b'{"text": "' + " ".join(WORDS).encode() * 2_000 + b'"}',
+    json.dumps({"text": " ".join(WORDS) * 2_000}).encode(),
     b'{"text": "last"}',
 ]
 
