@@ -78,7 +78,9 @@ def record(config: Config, entry: Entry) -> None:
 def dataset(config: Config, update: bool) -> Entry | None:
     """Raw text, made as the download stage makes it; the files of a dataset that is streamed; files where they lie."""
     source = config.dataset.source
-    if source == "hub" and getattr(config.dataset, "streamed", False):
+    if config.data.mixture is not None:
+        return None  # corpora with configs of their own
+    if source == "hub" and config.dataset.streamed:
         return streamed(config)
     if source in ("hub", "sample"):
         return raw_text(config, update)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from configs.command_line import again, run_stage
 from configs.pins import asked, place_of, record_path, recorded, revision_of
-from configs.places import raw_dir, shards_dir, splits, tokenizer_dir
+from configs.places import mixture_sources, raw_dir, shards_dir, splits, tokenizer_dir
 from configs.schema import Config
 from utils.files import read_json, shown
 from utils.messages import UserError, duration, table
@@ -122,6 +122,8 @@ def raw_text(config: Config, found: Found) -> str:
     from corpus.documents import read_documents
     from corpus.inputs import has_split
 
+    if config.data.mixture is not None:
+        return "not read: the corpora of data.mixture have configs of their own"
     names = [split for split in splits(config) if has_split(config, split)]
     for split in names:
         found.documents += islice(read_documents(config, split), DOCUMENTS)
@@ -149,7 +151,16 @@ def shards(config: Config, found: Found) -> str:
     """The token shards, where they are made: whole, by their sizes."""
     from corpus.shards import MANIFEST, read_manifest
 
-    manifests = sorted(shards_dir(config).glob(f"*/{MANIFEST}"))
+    if config.data.tokens == "on_the_fly":
+        return "not needed: documents are tokenised while training reads them"
+    sources = mixture_sources(config)
+    folders = list(sources.values()) or [shards_dir(config)]
+    manifests = [path for folder in folders for path in sorted(folder.glob(f"*/{MANIFEST}"))]
+    lacking = [name for name, folder in sources.items() if not any(path.is_relative_to(folder) for path in manifests)]
+    if lacking:
+        raise UserError(
+            f"no shards of {', '.join(lacking)} (data.mixture); python tokenize_data.py with its own config"
+        )
     if not manifests:
         raise Later(f"not made yet: python tokenize_data.py {found.arguments}")
     count = 0
@@ -161,7 +172,7 @@ def shards(config: Config, found: Found) -> str:
                     f"{shown(file)} is missing or not whole; python tokenize_data.py {found.arguments} --verify"
                 )
             count += 1
-    return f"{count:,} in {shown(shards_dir(config))}"
+    return f"{count:,} in {', '.join(map(shown, folders))}"
 
 
 def model(config: Config, found: Found) -> str:
