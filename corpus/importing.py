@@ -17,7 +17,7 @@ from corpus.encoding import layout_of
 from corpus.interop import Documents, Source
 from corpus.measuring import measured
 from corpus.shard_writer import ShardWriter
-from corpus.shards import FORMAT, FORMAT_VERSION, MANIFEST, SETTINGS, Tokens, dtype_for, totals
+from corpus.shards import FORMAT, FORMAT_VERSION, MANIFEST, SETTINGS, Tokens, dtype_for, sealed, totals
 from corpus.tokenising import cores
 from corpus.workers import Workers
 from tokenizer.tokenizer import Tokenizer
@@ -77,8 +77,8 @@ def import_tokens(
             "shards": [asdict(record) for record in writer.records],
         }  # fmt: skip
         write_json(temporary / SETTINGS, settings)
-        write_json(temporary / MANIFEST, manifest)
-    return manifest
+        write_json(temporary / MANIFEST, sealed(manifest))
+    return sealed(manifest)
 
 
 class Check:

@@ -24,8 +24,10 @@ from corpus.shards import (
     ShardRecord,
     dtype_for,
     finished_shard,
+    is_whole,
     read_about,
     read_manifest,
+    sealed,
     shard_name,
     totals,
 )  # fmt: skip
@@ -102,14 +104,12 @@ def write_part(folder: Path, part: int, settings: dict[str, Any], writer: ShardW
     skipped: Counter[str] = Counter()
     for counts in (*(record.skipped for record in writer.records), writer.left_over()):
         skipped.update(counts)
-    write_json(
-        part_file(folder, part),
-        {
-            **about(settings), "format_version": FORMAT_VERSION, "part": part,
-            "units": [units.start, units.stop], "input": read, "skipped": dict(sorted(skipped.items())),
-            "shards": [asdict(record) for record in writer.records],
-        },
-    )  # fmt: skip
+    said = {
+        **about(settings), "format_version": FORMAT_VERSION, "part": part,
+        "units": [units.start, units.stop], "input": read, "skipped": dict(sorted(skipped.items())),
+        "shards": [asdict(record) for record in writer.records],
+    }  # fmt: skip
+    write_json(part_file(folder, part), sealed(said))
 
 
 def finished_part(folder: Path, part: int, settings: dict[str, Any]) -> dict[str, Any] | None:
@@ -118,6 +118,10 @@ def finished_part(folder: Path, part: int, settings: dict[str, Any]) -> dict[str
     if not path.exists():
         return None
     said = read_json(path)
+    if not is_whole(said):
+        raise UserError(
+            f"{shown(path)} is damaged: it does not say what was written; remove it, and make part {part} again"
+        )
     expected = about(settings)
     if {key: said.get(key) for key in expected} != expected or said.get("part") != part:
         raise UserError(f"{shown(path)} was made with other settings; make part {part} again, or all with --restart")
@@ -162,8 +166,8 @@ def join(
     }  # fmt: skip
     if not manifest["documents"]:
         raise UserError(nothing(config, split, sum(skipped.values()), empty, bad))
-    write_json(folder / MANIFEST, manifest)
-    return manifest
+    write_json(folder / MANIFEST, sealed(manifest))
+    return sealed(manifest)
 
 
 def _make_again(part: int, config: Config) -> str:
