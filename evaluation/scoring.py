@@ -88,9 +88,8 @@ def check_split(config: Config) -> None:
     """Raises UserError where inference.split names none. A mixture has no test split of its own, but its sources do."""
     split, known = config.inference.split, places.scored_splits(config)
     if split not in known:
-        raise UserError(
-            f"inference.split: no split '{split}'{did_you_mean(split, known) or '; there are ' + ', '.join(known)}"
-        )
+        near = did_you_mean(split, known) if split != "test" else ""
+        raise UserError(f"inference.split: no split '{split}'{near or '; there are ' + ', '.join(known)}")
 
 
 def evaluated(
