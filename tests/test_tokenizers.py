@@ -13,7 +13,7 @@ import yaml
 from configs.schema import Config
 from tests.conftest import RunScript
 from tests.nasty_texts import texts
-from tokenizer import convert_sp, report, train_hf_tokenizer, train_sp_tokenizer
+from tokenizer import convert_sp, fast_bpe, report, train_hf_tokenizer, train_sp_tokenizer
 from tokenizer.tokenizer import Tokenizer
 from tokenizer.training_text import TrainingText, pieces
 from utils.files import atomic_write
@@ -68,6 +68,14 @@ def test_every_kind_has_the_same_face(trained: dict[str, Tokenizer], kind: str) 
         assert max(ids, default=0) < tokenizer.vocab_size
         assert all(0 <= start <= end <= len(text) for start, end in offsets) and len(offsets) == len(ids)
         assert offsets == sorted(offsets)
+    ids, lengths = tokenizer.encode_joined(sample, end=1)
+    assert ids.tolist() == [i for text in sample for i in [*tokenizer.encode(text), 1]]
+    assert ids.dtype == np.uint32 and lengths.tolist() == [len(tokenizer.encode(text)) + 1 for text in sample]
+    for text, (row, ends) in zip(sample, tokenizer.encode_with_offsets_batch(sample), strict=True):
+        expected, offsets = tokenizer.encode_with_offsets(text)
+        assert row.tolist() == expected and ends.tolist() == [end for _, end in offsets] and ends.dtype == np.int64
+    engine = "sentencepiece" if kind.startswith("sp") else "gigatoken" if kind == "byte_level_bpe" else "tokenizers"
+    assert tokenizer.fast.startswith(engine if fast_bpe.installed() else engine.replace("gigatoken", "tokenizers"))
     copy = pickle.loads(pickle.dumps(tokenizer))
     assert copy.encode("some text") == tokenizer.encode("some text") and copy.fingerprint == tokenizer.fingerprint
     assert tokenizer.starts_word.shape == (tokenizer.vocab_size,)

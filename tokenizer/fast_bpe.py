@@ -26,11 +26,11 @@ SEPARATOR = "\x00the next document\x01"
 FIRST = 20  # documents that are compared at start
 EVERY = 1000  # one document of so many is compared after that
 COMPARED = 50_000  # characters of a document that are compared; `tokenizers` needs 95 bytes of memory for each
-# gigatoken keeps every word it has seen, without bound: it is built anew when memory has grown by so much, but not
-# before so many characters, as building costs 0.1 s. Where memory cannot be measured, after as many as random words
-# (the worst case, about 7 bytes of memory for each) need to fill it.
-MOST_GROWTH = 96 << 20
-LEAST_TEXT, MOST_TEXT_UNMEASURED = 16 << 20, 32 << 20
+# gigatoken keeps every word it has seen, without bound. It is built anew when memory has grown by so much since it was,
+# but not before so many tokens, as building costs 0.1 s; where memory cannot be measured, after so many: random words,
+# the worst case, take 20 bytes a token (code: 2 a token of the first 100 MB).
+MOST_GROWTH = 64 << 20
+LEAST_TOKENS, MOST_TOKENS_UNMEASURED = 3_000_000, 6_000_000
 # Strings that the tokenizer finds in texts are looked for one by one.
 MOST_STRINGS = 16
 
@@ -149,8 +149,8 @@ class FastBPE:
         for i in left_out:
             kept[i] = ""
         joined = SEPARATOR.join(kept)
-        self._text += len(joined)
         ids = self._engine.encode(joined)
+        self._tokens += len(ids)
         return ids, np.flatnonzero(ids == self._separator)
 
     def _elsewhere(self, texts: Sequence[str]) -> list[int]:
@@ -195,9 +195,9 @@ class FastBPE:
         """Build the engine anew where its memory of words has grown large."""
         resident = _resident()
         if resident is None or self._resident is None:
-            outgrown = self._text > MOST_TEXT_UNMEASURED
+            outgrown = self._tokens > MOST_TOKENS_UNMEASURED
         else:
-            outgrown = self._text > LEAST_TEXT and resident - self._resident > MOST_GROWTH
+            outgrown = self._tokens > LEAST_TOKENS and resident - self._resident > MOST_GROWTH
         if outgrown:
             self._build()
 
@@ -206,7 +206,7 @@ class FastBPE:
 
         self._engine: Any = None  # the old one goes before the new one comes
         self._engine = gigatoken.Tokenizer.from_json(self._content)
-        self._text = 0
+        self._tokens = 0
         self._resident = _resident()
 
 
