@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -303,9 +304,11 @@ class LanguageModelData(L.LightningDataModule):
             def raw() -> Iterator[tuple[str, str]]:
                 if self.config.data.mixture is not None:
                     raise UserError("a config with data.mixture does not say where its corpora come from")
-                return prompts_and_references(self.config, split)
+                held = shards.n_documents if self.on_the_fly else None  # it may be less than the split
+                return islice(prompts_and_references(self.config, split), held)
 
-            self._samples = Samples(self.windows(split).shards, self.tokenizer.decode, raw)
+            shards = self.windows(split).shards
+            self._samples = Samples(shards, self.tokenizer.decode, raw)
         return self._samples
 
     def prompt(self, index: int) -> str:

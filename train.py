@@ -160,7 +160,7 @@ def show_plan(
 
     model = config.model
     is_counted = config.data.mixture is None and data.on_the_fly is None
-    in_epochs = f" = {length.epochs:.3g} epochs" if is_counted else ""
+    in_epochs = f" = {length.epochs:.3g} epochs" if is_counted else ", every window full" if data.on_the_fly else ""
     trained = sum(weight.numel() for weight in training.model.parameters() if weight.requires_grad)
     rows = [
         ("model", f"{model.backbone or model.huggingface or model.module}, {trained:,} parameters to train"),

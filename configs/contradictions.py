@@ -79,7 +79,9 @@ _FIELDS = {
 
 def find(config: Config) -> list[Problem]:
     """All of them."""
-    parts = (_run, _dataset, _windows, _mixture, _tokenizer, _model, _objective, _trainer, _lightning, _decoding)
+    parts = (
+        _run, _dataset, _windows, _mixture, _on_the_fly, _tokenizer, _model, _objective, _trainer, _lightning, _decoding,
+    )  # fmt: skip
     return [problem for part in parts for problem in part(config)]
 
 
@@ -203,6 +205,32 @@ def _mixture(config: Config) -> Iterator[Problem]:
             "data.mixture: each corpus has epochs of its own, so the length of the run is trainer.max_steps or "
             "trainer.max_tokens, not trainer.max_epochs",
         )
+
+
+def _on_the_fly(config: Config) -> Iterator[Problem]:
+    data, trainer, at = config.data, config.trainer, ("data", "tokens")
+    if config.dataset.streamed and config.dataset.source != "hub":
+        keys = (("dataset", "streamed"), ("dataset", "source"))
+        yield keys, f"dataset.streamed is for source: hub, and dataset.source is {config.dataset.source}"
+    if data.tokens != "on_the_fly":
+        return
+    said = "data.tokens: on_the_fly"
+    if trainer.max_epochs is not None:
+        yield (
+            (("trainer", "max_epochs"), at),
+            f"{said} counts no windows before it reads them: the length of the run is trainer.max_steps or "
+            "trainer.max_tokens, not trainer.max_epochs",
+        )
+    if data.packing == "none":
+        yield (("data", "packing"), at), f"{said} cannot know the longest document beforehand: use packing truncate"
+    if trainer.max_tokens is not None and data.packing not in ("full", "best_fit"):
+        yield (
+            (("trainer", "max_tokens"), ("data", "packing"), at),
+            f"{said} takes windows to be full where it counts tokens, and with packing {data.packing} they are not: "
+            "use trainer.max_steps",
+        )
+    if data.mixture is not None:
+        yield (("data", "mixture"), at), f"data.mixture needs shards; {said} reads one dataset"
 
 
 def _windows(config: Config) -> Iterator[Problem]:
