@@ -1,6 +1,7 @@
 """Batches: the same samples whatever the devices, the micro-batches and the resumes; nothing scored twice or lost."""
 
 import itertools
+import random
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -93,6 +94,10 @@ def test_a_step_has_the_same_samples_however_it_is_split(prepared: tuple[Path, T
     for number, step in enumerate(whole):
         assert sorted(rows(step)) == list(range(8 * number, 8 * number + 8))
         assert rows(step) == rows([micro for half in by_two for micro in half[number]])
+    start = random.Random(name).randrange(len(whole))
+    by_four = [steps(rank, 4, 1, start) for rank in range(4)]
+    for number, step in enumerate(whole[start:]):
+        assert rows(step) == rows([micro for quarter in by_four for micro in quarter[number]])
     # Over an epoch every window comes once.
     seen = list(itertools.chain.from_iterable(rows(step).values() for step in whole))[: data.n_windows]
     windows = data.windows("train").gather(range(data.n_windows))
