@@ -154,8 +154,10 @@ class LanguageModelData(L.LightningDataModule):
         elif n_windows is not None and n_windows < len(index):
             why_not = f"only {n_windows} of {len(index)} windows were scored"
         elif counts.unscored_tokens > 1:  # the first token of a stream has nothing before it
+            masking = " and data.document_masking" if self.packing.document_masking else ""
             why_not = (
-                f"{counts.unscored_tokens} tokens of the text are not scored with data.packing={self.packing.packing}"
+                f"{counts.unscored_tokens} tokens of the text are not scored with "
+                f"data.packing={self.packing.packing}{masking}"
             )
         elif manifest["skipped"]:
             why_not = f"{sum(manifest['skipped'].values())} documents were skipped when the text was tokenised"

@@ -1,5 +1,6 @@
 """Documents that share a row: each gets the logits, the loss and the gradient that it gets alone, or it is refused."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from configs import contradictions
+from configs.schema import Config
 from corpus.packing import Windows
 from corpus.tokenising import tokenise
 from dataset import LanguageModelData
@@ -201,6 +204,46 @@ def test_responses_cost_in_packed_rows_what_they_cost_alone(
     assert packing == "full" or counts.unscored_tokens == 0  # responses whole: their first tokens follow a prompt
 
 
+@pytest.mark.parametrize("name", ["t5", "bart", "marian, eager"])
+@torch.no_grad()
+def test_an_empty_source_looks_at_no_other(tmp_path: Path, name: str) -> None:
+    """Pairs cost in packed rows what they cost alone, one with nothing to translate among them."""
+    tokenizer = small_tokenizer(tmp_path / "tokenizer")
+    pairs = [("the cat", "a mat"), ("", "and two."), ("on a mat", "ran to"), ("dog", "")]
+    lines = [json.dumps({"source": source, "target": target}) for source, target in pairs]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
+    _, model = exact(name)
+    nats = []
+    for packing in ("best_fit", "none"):
+        config = config_for(
+            tmp_path, tmp_path / "pairs.jsonl", dataset={"kind": "pairs"}, objective={"name": "seq2seq"},
+            tokenize={"document_end": "none", "bad_documents": "skip"},
+            data={"max_seq_len": 48, "packing": packing, "document_masking": packing == "best_fit"},
+        )  # fmt: skip
+        tokenise(config, tokenizer)
+        batches = list(LanguageModelData(config, tokenizer, model.facts).val_dataloader()[0])
+        assert packing == "none" or batches[0]["documents"].max() == 1
+        losses = [model.loss(model_inputs(batch)) for batch in batches]
+        nats.append((sum(loss.nats.item() for loss in losses), sum(loss.tokens.item() for loss in losses)))
+    assert nats[0] == pytest.approx(nats[1], rel=1e-5)
+
+
+@torch.no_grad()
+def test_edges_of_windows_belong_to_the_first_and_the_last_document(prepared: tuple[Path, Tokenizer]) -> None:
+    _, model = exact("bert")
+    edges = {"window_bos": True, "window_eos": True, "packing": "best_fit"}
+    data = data_of(prepared, "text", "masked", model.facts, **edges)
+    batch = next(iter(data.train_dataloader()))[0]
+    tokenizer = prepared[1]
+    logits = model.logits(model_inputs(batch))
+    for row in range(len(logits)):
+        places = [place for place in pieces(batch["documents"]) if place[0] == row]
+        (_, begin, end), (_, _, stop) = places[0], places[-1]
+        assert batch["input_ids"][row, 0] == tokenizer.bos_id and batch["input_ids"][row, stop - 1] == tokenizer.eos_id
+        alone = model.inner(batch["input_ids"][row : row + 1, begin:end]).logits
+        assert (logits[row, begin:end] - alone[0]).abs().max() <= 1e-5 * alone.abs().max()
+
+
 @pytest.mark.parametrize("name", ["ours", "bert", "bart"])
 def test_a_step_has_the_same_gradient_however_it_is_cut(prepared: tuple[Path, Tokenizer], name: str) -> None:
     objective, model = exact(name)
@@ -287,7 +330,7 @@ def test_positions_restart_and_what_fills_a_row_is_no_document(prepared: tuple[P
     counts = data.windows("validation").counts
     assert sum(int((batch["targets"] != -100).sum()) for batch in batches) == counts.scored_tokens
     assert sum(int(input_tokens(batch)) for batch in batches) == counts.input_tokens
-    assert "not scored" in data.text_counts("validation").why_not
+    assert "data.packing=best_fit and data.document_masking" in data.text_counts("validation").why_not
     sample = readable(batches[-1], batches[-1]["targets"].clamp(min=0), prepared[1])[-1]
     assert "<pad>" not in sample["input"] and "<eos>" in sample["input"]
 
@@ -379,6 +422,22 @@ def test_models_of_transformers_that_cannot_are_refused_by_name(
     with pytest.raises(UserError, match=f"^model: data.document_masking.*{says}"):
         build(objective, model_type, arguments=arguments)
     assert build(objective, model_type, arguments=arguments, document_masking=False)
+
+
+@pytest.mark.parametrize(
+    ("sections", "says"),
+    [
+        ({"data": {"padding_side": "left"}}, "fills rows on the right"),
+        ({"model": {"backbone": None, "huggingface": "AutoModelForMaskedLM", "attention": "flex_attention"},
+          "objective": {"name": "masked"}}, "needs model.attention: sdpa | eager"),
+    ],
+)  # fmt: skip
+def test_keys_that_contradict_it_are_told_before_anything_is_loaded(sections: dict, says: str) -> None:
+    def told(masking: bool) -> bool:
+        data = {**sections.get("data", {}), "document_masking": masking}
+        return any(says in problem for _, problem in contradictions.find(Config(**{**sections, "data": data})))
+
+    assert told(True) and not told(False)
 
 
 class Mean(nn.Module):
