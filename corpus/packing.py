@@ -156,11 +156,14 @@ def extent(offsets: np.ndarray, documents: np.ndarray) -> tuple[np.ndarray, np.n
 def sides(shard: Shard, documents: np.ndarray, from_prompts: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """-> length of each source; first token and length of each target, in the shard"""
     first, length = extent(shard.offsets, documents)
+    if not len(documents):  # a shard without documents has no other tensors
+        return length, first, length
     if not from_prompts:
         return length, *extent(shard.target_offsets, documents)
-    begins = np.append(shard.scored[:, 0], 0)  # one more, for documents after the last span
-    has_span = np.diff(shard.scored_offsets)[documents] > 0
-    border = np.where(has_span, begins[shard.scored_offsets[documents]], length)
+    span = shard.scored_offsets[documents]
+    with_span = shard.scored_offsets[documents + 1] > span
+    border = length.copy()
+    border[with_span] = shard.scored[span[with_span], 0]
     return border, first + border, length - border
 
 
@@ -286,8 +289,6 @@ def _kept(
 
 def _index_of_pairs(shard: Shard, packing: Packing, from_prompts: bool) -> tuple[Cuts, Counts]:
     every = np.arange(shard.n_documents)
-    if not len(every):
-        return Cuts(every.astype(np.int32), every.astype(np.int32), None), Counts()
     source, _, target = sides(shard, every, from_prompts)
     kept = target > 0
     fits_source, fits_target = np.minimum(source, packing.room), np.minimum(target, packing.max_seq_len)
@@ -305,7 +306,7 @@ def _index_of_pairs(shard: Shard, packing: Packing, from_prompts: bool) -> tuple
         unscored_tokens=int((target - fits_target).sum()),
         left_out=int((~kept).sum()),
         too_long=int(((source > packing.room) | (target > packing.max_seq_len)).sum()),
-        longest=int(max(source.max(), target.max())),
+        longest=int(max(source.max(initial=0), target.max(initial=0))),
     )
     return Cuts(document.astype(np.int32), np.zeros(len(document), np.int32), first), counts
 

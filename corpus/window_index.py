@@ -1,6 +1,5 @@
 """Shards and how they are cut -> the windows of a split, by number, computed when they are read."""
 
-from collections.abc import Iterator
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -8,8 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from corpus.packing import Counts, Packing, Windows, extent, first_tokens, load_index, ranges, sides
+from corpus.one_array import OneArray, as_rows, runs
+from corpus.packing import Counts, Packing, Windows, first_tokens, load_index, ranges, sides
 from corpus.shards import Shard, ShardSet
+from corpus.whole_windows import WholeWindows
 from utils.messages import UserError
 
 
@@ -23,13 +24,21 @@ class WindowIndex:
         self.shards, self.packing, self.fallback = shards, packing, fallback
         self.from_prompts = packing.pairs and shards.kind != "pairs"
         self.with_spans = shards.kind in ("prompt_response", "messages")
-        self._runs: dict[tuple[str, int], list[np.ndarray]] = {}
+        of_all = {"tokens": [shard.tokens for shard in shards.shards]}
+        if shards.kind == "pairs":  # a shard without documents has no targets
+            of_all["target_tokens"] = [
+                shard.tokens[:0] if shard.target_tokens is None else shard.target_tokens for shard in shards.shards
+            ]
+        self._tokens = {name: OneArray(parts) for name, parts in of_all.items()}
         if packing.packing == "full":
             self.counts = self._count_full()
             self._whole = None if self.with_spans or packing.document_masking else WholeWindows(shards, packing)
             return
         indices = [load_index(shard, packing, self.from_prompts, fallback, keep) for shard in shards.shards]
-        self.cuts = [cuts for cuts, _ in indices]
+        document, start, first = zip(*(cuts for cuts, _ in indices), strict=True)
+        self._offsets = OneArray([shard.offsets for shard in shards.shards])
+        self._document, self._start = OneArray(list(document)), OneArray(list(start))
+        self._first = None if first[0] is None else OneArray(list(first))
         self.counts = sum((counts for _, counts in indices), Counts())
         self.first_window = np.cumsum([0, *(counts.windows for _, counts in indices)])
         if packing.packing == "none" and self.counts.too_long:
@@ -63,10 +72,8 @@ class WindowIndex:
             if self._whole is not None and (found := self._whole.gather(indices)) is not None:
                 return Windows(*found, places)
             text = self._full(indices)
-        elif packing.packing == "best_fit":
-            text, target = self._put_together(indices)
         else:
-            text, target = self._by_document(indices)
+            text, target = self._of_documents(indices)
         windows = self._edged(text, places)
         if not packing.pairs:
             return windows
@@ -86,11 +93,11 @@ class WindowIndex:
             if after:
                 tokens[np.arange(len(tokens)), lengths + before] = packing.end
             lengths = lengths + before + after
-        if packing.document_masking:
-            documents = np.pad(documents, ((0, 0), (before, after)), mode="edge")
+            if packing.document_masking:
+                documents = np.pad(documents, ((0, 0), (before, after)), mode="edge")
         return Windows(tokens, lengths, scored, places, documents=documents if packing.document_masking else None)
 
-    # Stretches of the stream of all documents: full, partial, truncate, none
+    # full: stretches of the stream of all documents
 
     def _count_full(self) -> Counts:
         packing, shards = self.packing, self.shards
@@ -102,7 +109,7 @@ class WindowIndex:
         lost = 0  # what should be scored, but has nothing before it
         if packing.ahead and n:
             zero = np.zeros(1, np.int64)
-            first = int(not self.with_spans or self._in_spans(zero, zero + 1, 1)[0, 0])
+            first = int(not self.with_spans or self._in_spans(*self._parts(zero, zero + 1), np.zeros((1, 1)))[0, 0])
             if packing.document_masking:
                 lost = sum(first_tokens(shard) for shard in shards.shards) - (first if packing.begin is not None else 0)
             else:
@@ -113,209 +120,141 @@ class WindowIndex:
         packing = self.packing
         start = indices * packing.stride
         length = np.minimum(packing.room, self.shards.n_tokens - start)
-        text = self._stretches(start, length, packing.unscored(start))
+        text = self._stretches("tokens", start, length, packing.room, packing.unscored(start))
+        if self.with_spans:
+            text.scored[~self._in_spans(*self._parts(start, length), text.scored)] = False
         if not packing.document_masking:
             return text
-        begins = self._beginnings(start, length, packing.room)
-        scored = text.scored
-        if packing.ahead:  # only the split's first document is begun from BOS
-            scored &= ~begins | (start[:, None] + np.arange(packing.room) == 0)
+        begins = self._beginnings(*self._parts(start, length), text.scored)
+        begins[start == 0, 0] = False  # the first document of the split, the only one that is begun from BOS
+        if packing.ahead:
+            text.scored[begins] = False
         begins[:, 0] = False
         return text._replace(documents=begins.cumsum(1))
 
-    def _by_document(self, indices: np.ndarray) -> tuple["_Text", "_Text"]:
-        """-> the text, and of pairs their targets"""
-        packing, n = self.packing, len(indices)
-        start, length, unscored, target_start, target_length = np.zeros((5, n), np.int64)
-        for number, rows, local in self._by_shard(indices):
-            shard, cuts = self.shards.shards[number], self.cuts[number]
-            document, begin = cuts.document[local], cuts.start[local].astype(np.int64)
-            first, of_document = extent(shard.offsets, document)
-            start[rows] = self.shards.first_token[number] + first + begin
-            unscored[rows] = packing.unscored(begin)
-            if packing.pairs:
-                base = self.shards.first_token if self.from_prompts else self.shards.first_target
-                of_document, first, of_target = sides(shard, document, self.from_prompts)
-                target_start[rows] = base[number] + first
-                target_length[rows] = np.minimum(packing.max_seq_len, of_target)
-            length[rows] = np.minimum(packing.room, of_document - begin)
-        text = self._stretches(start, length, unscored)
-        if packing.document_masking:
-            text = text._replace(documents=np.zeros_like(text.tokens))
-        if not packing.pairs:
-            return text, text
-        name = "tokens" if self.from_prompts else "target_tokens"
-        tokens = self._take(name, target_start, target_length, packing.max_seq_len)
-        return text, _Text(tokens, target_length, tokens > 0, np.zeros_like(tokens))
-
-    def _by_shard(self, indices: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """-> of each shard touched: its number, the rows it has, and which of its windows they are"""
-        for number, rows in grouped(np.searchsorted(self.first_window, indices, side="right") - 1):
-            yield number, rows, indices[rows] - self.first_window[number]
-
-    def _stretches(self, start: np.ndarray, length: np.ndarray, unscored: np.ndarray) -> "_Text":
-        room = self.packing.room
-        places = np.arange(room)
-        scored = (places >= unscored[:, None]) & (places < length[:, None])
-        if self.with_spans:
-            scored &= self._in_spans(start, length, room)
-        return _Text(self._take("tokens", start, length, room), length, scored, None)
-
-    def _take(self, name: str, start: np.ndarray, length: np.ndarray, width: int) -> np.ndarray:
-        """Tokens from `start` on, `length` of them, of the stream of all shards. -> (B, width) int64, filled with 0"""
-        firsts = self.shards.first_target if name == "target_tokens" else self.shards.first_token
-        if (name, width) not in self._runs:
-            self._runs[name, width] = [runs(getattr(shard, name), width) for shard in self.shards.shards]
-        of_shards = self._runs[name, width]
-        taken = np.empty(len(start), of_shards[0].dtype)
-        in_one = np.ones(len(start), bool)
-        for number, rows in grouped(np.searchsorted(firsts[1:-1], start, side="right")):
-            local = start[rows] - firsts[number]
-            if local.max() >= len(of_shards[number]):
-                in_one[rows] = local < len(of_shards[number])
-                rows, local = rows[in_one[rows]], local[in_one[rows]]
-            taken[rows] = of_shards[number][local]
-        tokens = as_rows(taken, getattr(self.shards.shards[0], name).dtype).astype(np.int64)
-        if not in_one.all():
-            rest = np.flatnonzero(~in_one)
-            tokens[rest] = self._take_across(name, start[rest], length[rest], width)
-        if length.min(initial=width) < width:
-            tokens[np.arange(width) >= length[:, None]] = 0
-        return tokens
-
-    def _take_across(self, name: str, start: np.ndarray, length: np.ndarray, width: int) -> np.ndarray:
-        """The same where a shard ends before `width` tokens."""
-        tokens = np.zeros((len(start), width), np.int64)
-        firsts = self.shards.first_target if name == "target_tokens" else self.shards.first_token
-        for number, rows in _touched(firsts, start, start + length):
-            values = getattr(self.shards.shards[number], name)
-            places = start[rows, None] - firsts[number] + np.arange(width)
-            row, column = np.nonzero((places >= 0) & (places < len(values)) & (np.arange(width) < length[rows, None]))
-            tokens[rows[row], column] = values[places[row, column]]
-        return tokens
-
-    def _beginnings(self, start: np.ndarray, length: np.ndarray, width: int) -> np.ndarray:
-        """Which places of rows hold the first token of a document. -> (B, width) bool"""
-        begins = np.zeros((len(start), width), bool)
+    def _parts(self, start: np.ndarray, length: np.ndarray) -> "_Pieces":
+        """Stretches of the stream -> the shards that they touch. Where one begins in the shard before, `begin` < 0."""
         firsts = self.shards.first_token
-        for number, rows in _touched(firsts, start, start + length):
-            offsets = self.shards.shards[number].offsets
-            begin = start[rows] - firsts[number]
-            low = np.searchsorted(offsets, begin, side="left")
-            owner, document = ranges(low, np.searchsorted(offsets, begin + length[rows], side="left") - low)
-            begins[rows[owner], offsets[document] - begin[owner]] = True
+        row, number = _touched(firsts, start, start + length)
+        return _Pieces(number, start[row] - firsts[number], length[row], row, np.zeros_like(row))
+
+    def _beginnings(
+        self, number: np.ndarray, begin: np.ndarray, length: np.ndarray, row: np.ndarray, column: np.ndarray,
+        like: np.ndarray,
+    ) -> np.ndarray:  # fmt: skip
+        """Which places of rows hold the first token of a document. -> bool, of the shape of `like`"""
+        begins = np.zeros(like.shape, bool)
+        for one, where in grouped(number):
+            offsets, at = self.shards.shards[one].offsets, begin[where]
+            low = offsets.searchsorted(at, side="left")
+            owner, document = ranges(low, offsets.searchsorted(at + length[where], side="left") - low)
+            begins[row[where][owner], offsets[document] - at[owner] + column[where][owner]] = True
         return begins
 
-    def _in_spans(self, start: np.ndarray, length: np.ndarray, width: int) -> np.ndarray:
-        """Which places of rows lie in spans that are scored. -> (B, width) bool"""
-        steps = np.zeros((len(start), width + 1), np.int32)
-        firsts = self.shards.first_token
-        for number, rows in _touched(firsts, start, start + length):
-            begin = start[rows] - firsts[number]
-            _step_at_spans(steps, self.shards.shards[number], begin, length[rows], rows, np.zeros_like(rows))
-        return steps.cumsum(1)[:, :width] > 0
+    def _in_spans(
+        self, number: np.ndarray, begin: np.ndarray, length: np.ndarray, row: np.ndarray, column: np.ndarray,
+        like: np.ndarray,
+    ) -> np.ndarray:  # fmt: skip
+        """Which places of rows lie in spans that are scored. -> bool, of the shape of `like`"""
+        steps = np.zeros((len(like), like.shape[1] + 1), np.int32)
+        for one, where in grouped(number):
+            _step_at_spans(steps, self.shards.shards[one], begin[where], length[where], row[where], column[where])
+        return steps.cumsum(1)[:, :-1] > 0
 
-    # Pieces of documents side by side: best_fit
+    def _stretches(self, name: str, start: np.ndarray, length: np.ndarray, width: int, unscored: np.ndarray) -> "_Text":
+        """Tokens from `start` on, `length` of them, of the stream of all shards, a stretch to a row. All (B,)"""
+        firsts, values, places = self._firsts(name), self._tokens[name], np.arange(width)
+        number = firsts[1:-1].searchsorted(start, side="right")
+        place = start + (values.first - firsts[:-1])[number]
+        in_one = start + width <= firsts[number + 1]
+        whole, dtype = runs(values.values, width), values.values.dtype
+        if in_one.all():
+            tokens = as_rows(whole[place], dtype).astype(np.int64)
+        else:
+            tokens = np.zeros((len(start), width), np.int64)
+            tokens[in_one] = as_rows(whole[place[in_one]], dtype)
+            rest = np.flatnonzero(~in_one)
+            owner, number = _touched(firsts, start[rest], start[rest] + length[rest])
+            for one, where in grouped(number):
+                rows, part = rest[owner[where]], values.parts[one]
+                inside = start[rows, None] - firsts[one] + places
+                row, column = np.nonzero((inside >= 0) & (inside < len(part)) & (places < length[rows, None]))
+                tokens[rows[row], column] = part[inside[row, column]]
+        scored = places >= unscored[:, None]
+        if length.min(initial=width) < width:
+            real = places < length[:, None]
+            tokens *= real
+            scored &= real
+        return _Text(tokens, length, scored, None)
 
-    def _put_together(self, indices: np.ndarray) -> tuple["_Text", "_Text"]:
+    def _firsts(self, name: str) -> np.ndarray:
+        """Where in the stream of all shards each begins."""
+        return self.shards.first_target if name == "target_tokens" else self.shards.first_token
+
+    # The others: pieces of documents, one in a window, or side by side
+
+    def _of_documents(self, indices: np.ndarray) -> tuple["_Text", "_Text"]:
         """-> the text, and of pairs their targets"""
         packing, n = self.packing, len(indices)
-        text = _Text.empty(n, packing.room)
-        target = _Text.empty(n, packing.max_seq_len) if packing.pairs else text
-        steps = np.zeros((n, packing.room + 1), np.int32) if self.with_spans else None
-        for number, rows, local in self._by_shard(indices):
-            shard, cuts = self.shards.shards[number], self.cuts[number]
-            low = cuts.first[local]
-            owner, piece = ranges(low, cuts.first[local + 1] - low)
-            document, start, order = cuts.document[piece], cuts.start[piece].astype(np.int64), piece - low[owner]
-            if packing.pairs:
-                length, begin, of_target = sides(shard, document, self.from_prompts)
-                values = shard.tokens if self.from_prompts else shard.target_tokens
-                _lay(target, values, begin, np.minimum(packing.max_seq_len, of_target), rows[owner], order)
-                first = shard.offsets[document]
-            else:
-                first, length = extent(shard.offsets, document)
+        number = self.first_window.searchsorted(indices, side="right") - 1
+        piece, row, order = indices - self.first_window[number], np.arange(n), np.zeros(n, np.int64)
+        if self._first is not None:
+            low = self._first.at(number, piece)
+            row, piece = ranges(low, self._first.at(number, piece + 1) - low)
+            number, order = number[row], piece - low[row]
+        document, start = self._document.at(number, piece), self._start.at(number, piece).astype(np.int64)
+        begin = self._offsets.at(number, document)
+        length = self._offsets.at(number, document + 1) - begin
+        unscored = packing.unscored(start, order == 0)
+        if not packing.pairs:
             length = np.minimum(packing.room, length - start)
-            unscored = packing.unscored(start, order == 0)
-            column = _lay(text, shard.tokens, first + start, length, rows[owner], order, unscored)
-            if steps is not None:
-                _step_at_spans(steps, shard, first + start, length, rows[owner], column)
-        if steps is not None:
-            text.scored[steps.cumsum(1)[:, :-1] == 0] = False
-        for side in (text, target):
-            np.maximum.accumulate(side.documents, axis=1, out=side.documents)
-        return text, target
+            text = self._laid("tokens", _Pieces(number, begin + start, length, row, order), n, packing.room, unscored)
+            return text, text
+        source, target_begin, target = np.empty((3, len(number)), np.int64)
+        for one, where in grouped(number):
+            shard = self.shards.shards[one]
+            source[where], target_begin[where], target[where] = sides(shard, document[where], self.from_prompts)
+        source, target = np.minimum(packing.room, source), np.minimum(packing.max_seq_len, target)
+        sources = _Pieces(number, begin, source, row, order)
+        targets = _Pieces(number, target_begin, target, row, order)
+        name = "tokens" if self.from_prompts else "target_tokens"
+        return (
+            self._laid("tokens", sources, n, packing.room, unscored),
+            self._laid(name, targets, n, packing.max_seq_len, np.zeros_like(unscored)),
+        )
 
-
-class WholeWindows:
-    """The windows of packing full that lie in one shard and are like all others: one gather for each shard touched."""
-
-    def __init__(self, shards: ShardSet, packing: Packing) -> None:
-        self.packing, self.dtype = packing, shards.shards[0].tokens.dtype
-        stride = packing.stride
-        # What the first window scores is what others score, unless they overlap.
-        first = np.maximum(-(-shards.first_token[:-1] // stride), packing.shared != packing.first_scored)
-        phase = first * stride - shards.first_token[:-1]
-        self.runs = [
-            runs(shard.tokens, packing.room, int(at), stride) for shard, at in zip(shards.shards, phase, strict=True)
-        ]
-        # Windows 2 k of these numbers, …, 2 k + 1 lie in shard k, those between in none.
-        self.bounds = np.stack([first, first + [len(of_one) for of_one in self.runs]], axis=1).reshape(-1)
-        self.scored = np.zeros(packing.row, bool)
-        begin = int(packing.begin is not None)
-        self.scored[begin + packing.shared : begin + packing.room] = True
-        self.same = np.empty(0, np.int64), np.empty((0, packing.row), bool)  # lengths and scored, of so many rows
-
-    def gather(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-        """indices: (B,) -> tokens (B, R) int64, lengths (B,), scored (B, R); None where a window is not such a one."""
-        if len(self.runs) == 1 and not self.bounds[0]:
-            try:
-                taken = self.runs[0][indices]
-            except IndexError:
-                return None
+    def _laid(self, name: str, pieces: "_Pieces", n: int, width: int, unscored: np.ndarray) -> "_Text":
+        """Pieces of documents -> n rows. unscored: (P,) tokens at the beginning of each that are not scored"""
+        number, begin, length, row, order = pieces
+        column = np.zeros_like(row)
+        if self._first is None:
+            text = self._stretches(name, self._firsts(name)[number] + begin, length, width, unscored)
+            if self.packing.document_masking:
+                text = text._replace(documents=np.zeros_like(text.tokens))
         else:
-            taken = self._from_shards(indices)
-            if taken is None:
-                return None
-        n, packing = len(indices), self.packing
-        text = as_rows(taken, self.dtype)
-        if packing.room == packing.row:
-            tokens = text.astype(np.int64)
-        else:
-            tokens = np.empty((n, packing.row), np.int64)
-            begin = int(packing.begin is not None)
-            tokens[:, begin : begin + packing.room] = text
-            if packing.begin is not None:
-                tokens[:, 0] = packing.begin
-            if packing.end is not None:
-                tokens[:, -1] = packing.end
-        if len(self.same[0]) != n:
-            lengths = np.broadcast_to(np.int64(packing.row), n)
-            self.same = lengths, np.broadcast_to(self.scored, (n, packing.row))
-        return tokens, *self.same
-
-    def _from_shards(self, indices: np.ndarray) -> np.ndarray | None:
-        where = self.bounds.searchsorted(indices, side="right") - 1
-        if (where & 1).any():
-            return None
-        taken = np.empty(len(indices), self.runs[0].dtype)
-        for number, rows in grouped(where):
-            taken[rows] = self.runs[number >> 1][indices[rows] - self.bounds[number]]
-        return taken
+            text, column = _side_by_side(self._tokens[name], pieces, n, width, unscored)
+        if self.with_spans and not self.packing.pairs:
+            text.scored[~self._in_spans(number, begin, length, row, column, text.scored)] = False
+        return text
 
 
 class _Text(NamedTuple):
-    """Rows of text, before what stands around it. All of B rows and `width` places, but lengths."""
+    """Rows of text, before what stands around it."""
 
-    tokens: np.ndarray
-    lengths: np.ndarray
-    scored: np.ndarray
-    documents: np.ndarray | None
+    tokens: np.ndarray  # (B, width) int64
+    lengths: np.ndarray  # (B,) int64
+    scored: np.ndarray  # (B, width) bool
+    documents: np.ndarray | None  # (B, width) int64
 
-    @classmethod
-    def empty(cls, n: int, width: int) -> "_Text":
-        shape = (n, width)
-        return cls(np.zeros(shape, np.int64), np.zeros(n, np.int64), np.zeros(shape, bool), np.zeros(shape, np.int64))
+
+class _Pieces(NamedTuple):
+    """What rows are made of. All (P,) int64, row after row."""
+
+    number: np.ndarray  # of the shard
+    begin: np.ndarray  # in the shard
+    length: np.ndarray
+    row: np.ndarray
+    order: np.ndarray  # which piece of its row it is, counted from 0
 
 
 def packing_shares(index: WindowIndex) -> dict[str, float]:
@@ -337,21 +276,6 @@ def packing_shares(index: WindowIndex) -> dict[str, float]:
     }
 
 
-def runs(values: np.ndarray, width: int, first: int = 0, step: int = 1) -> np.ndarray:
-    """Every run of `width` tokens that begins at first, first + step, …, each as one item of bytes: looked at, not
-    copied. NumPy gathers such items twice as fast as rows of numbers."""
-    item = np.dtype((np.void, width * values.itemsize))
-    n = max(0, (len(values) - width - first) // step + 1)
-    if not n:
-        return np.empty(0, item)
-    return np.ndarray(n, item, buffer=values, offset=first * values.itemsize, strides=(step * values.itemsize,))
-
-
-def as_rows(taken: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Items of bytes -> the tokens in them, (B, width)"""
-    return taken.view(dtype).reshape(len(taken), taken.itemsize // dtype.itemsize)
-
-
 def grouped(numbers: np.ndarray) -> list[tuple[int, np.ndarray]]:
     """-> each number that there is, and where it stands"""
     order = numbers.argsort(kind="stable")
@@ -360,32 +284,39 @@ def grouped(numbers: np.ndarray) -> list[tuple[int, np.ndarray]]:
     return [(int(ordered[a]), order[a:b]) for a, b in zip(cuts, cuts[1:], strict=False) if a < b]
 
 
-def _touched(firsts: np.ndarray, start: np.ndarray, stop: np.ndarray) -> list[tuple[int, np.ndarray]]:
-    """Shards that stretches lie in. -> pairs of a shard's number and the rows that touch it"""
-    low = np.searchsorted(firsts, start, side="right") - 1
-    high = np.searchsorted(firsts, stop, side="left") - 1  # of the last token
-    owner, number = ranges(low, np.maximum(high - low + 1, 0))
-    return [(number, owner[rows]) for number, rows in grouped(number)]
+def _touched(firsts: np.ndarray, start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which shards stretches lie in. -> stretches, several times where they touch several shards, and those shards"""
+    low = firsts.searchsorted(start, side="right") - 1
+    high = firsts.searchsorted(stop, side="left") - 1  # of the last token
+    return ranges(low, np.maximum(high - low + 1, 0))
 
 
-def _lay(
-    text: _Text, values: np.ndarray, begin: np.ndarray, length: np.ndarray, row: np.ndarray, order: np.ndarray,
-    unscored: np.ndarray | int = 0,
-) -> np.ndarray:  # fmt: skip
-    """Lays pieces of one shard's `values` into rows, one behind the other. All (P,); order: which of its row each is.
+def _side_by_side(
+    values: OneArray, pieces: _Pieces, n: int, width: int, unscored: np.ndarray
+) -> tuple[_Text, np.ndarray]:
+    """Lays pieces one behind the other into n rows. -> text, the column that each begins in
 
-    -> the column where each begins"""
-    width = text.tokens.shape[1]
-    before = np.cumsum(length) - length
-    of_row = np.maximum.accumulate(np.where(order == 0, np.arange(len(order)), 0))  # the first piece of the same row
-    column = before - before[of_row]
-    owner, within = ranges(np.zeros(len(length), np.int64), length)
-    place = (row * width + column)[owner] + within
-    text.tokens.reshape(-1)[place] = values[begin[owner] + within]
-    text.scored.reshape(-1)[place] = within >= np.broadcast_to(unscored, len(length))[owner]
-    text.documents.reshape(-1)[place] = order[owner]
-    np.add.at(text.lengths, row, length)
-    return column
+    A row's filling counts as a piece of its own, so that places of all rows are one run of numbers, shifted here and
+    there."""
+    number, begin, length, row, order = pieces
+    last = np.cumsum(np.bincount(row, minlength=n)) - 1  # piece of each row
+    lengths = np.bincount(row, length, n).astype(np.int64)
+    at, filling = np.arange(len(row)) + row, last + 1 + np.arange(n)  # pieces and fillings among both
+    sizes = np.empty(len(row) + n, np.int64)
+    sizes[at], sizes[filling] = length, width - lengths
+    flat = np.cumsum(sizes) - sizes
+    shift, documents = np.zeros_like(sizes), np.empty_like(sizes)
+    shift[at] = values.first[number] + begin - flat[at]
+    documents[at], documents[filling] = order, order[last]
+    real = np.arange(width) < lengths[:, None]
+    places = (np.arange(n * width) + np.repeat(shift, sizes)).reshape(n, width)
+    places *= real  # nothing is looked at that may be no token
+    tokens = values.values[places].astype(np.int64)
+    tokens *= real
+    scored = real.copy()
+    for i in range(int(unscored.max(initial=0))):
+        scored.reshape(-1)[flat[at][(unscored > i) & (length > i)] + i] = False
+    return _Text(tokens, lengths, scored, np.repeat(documents, sizes).reshape(n, width)), flat[at] - row * width
 
 
 def _step_at_spans(
@@ -398,7 +329,9 @@ def _step_at_spans(
     low = np.maximum(np.searchsorted(shard.offsets, begin, side="right") - 1, 0)
     high = np.minimum(np.searchsorted(shard.offsets, begin + length, side="left"), shard.n_documents)
     owner, document = ranges(low, np.maximum(high - low, 0))
-    of_span, span = ranges(shard.scored_offsets[document], np.diff(shard.scored_offsets)[document])
+    of_span, span = ranges(
+        shard.scored_offsets[document], shard.scored_offsets[document + 1] - shard.scored_offsets[document]
+    )
     owner = owner[of_span]
     places = shard.scored[span] + (shard.offsets[document[of_span]] - begin[owner])[:, None]
     places = places.clip(0, length[owner, None]) + column[owner, None]

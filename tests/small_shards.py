@@ -51,10 +51,14 @@ def batch_of(
     return tokens
 
 
-def shards_of(folder: Path, tokens: Tokens, kind: str = "text", shard_tokens: int = 40) -> ShardSet:
+def shards_of(
+    folder: Path, tokens: Tokens, kind: str = "text", shard_tokens: int = 40, part: int = 0,
+    before: ShardSet | None = None,
+) -> ShardSet:  # fmt: skip
+    """One part of shards; before: another part of the same folder, which comes first."""
     folder.mkdir(parents=True, exist_ok=True)
-    writer = ShardWriter(folder, 0, np.dtype(np.uint16), shard_tokens, {})
+    writer = ShardWriter(folder, part, np.dtype(np.uint16), shard_tokens, {})
     writer.add(tokens)
     writer.close()
-    manifest = {"kind": kind, "shards": [vars(record) for record in writer.records], **totals(writer.records)}
-    return ShardSet(folder, manifest)
+    records = [*(shard.record for shard in (before.shards if before else [])), *writer.records]
+    return ShardSet(folder, {"kind": kind, "shards": [vars(record) for record in records], **totals(records)})

@@ -1,12 +1,14 @@
 """Windows: every token scored exactly once, whatever the packing, the overlap and the edges; checked by brute force."""
 
 import itertools
+import pickle
+from copy import copy
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from corpus.packing import Packing
+from corpus.packing import Packing, Windows
 from corpus.window_index import WindowIndex
 from tests.small_shards import batch_of, documents_of, shards_of, spans_of
 from utils.messages import UserError
@@ -84,6 +86,84 @@ def test_every_token_is_scored_exactly_once(
                 assert (
                     len(before) == how.room and before[how.room - how.shared :].tolist() == after[: how.shared].tolist()
                 )
+
+
+def equal(one: Windows, other: Windows) -> bool:
+    return all(
+        values is None and others is None or np.array_equal(values, others)
+        for values, others in zip(one, other, strict=True)
+    )
+
+
+PACKINGS = {
+    "full": Packing(7),
+    "full, overlap": Packing(7, overlap=2),
+    "full, edges": Packing(7, 0, begin=BEGIN, end=END),
+    "full, masking": Packing(7, begin=BEGIN, document_masking=True),
+    "partial": Packing(7, packing="partial", overlap=1, end=END, document_masking=True),
+    "truncate": Packing(7, packing="truncate", begin=BEGIN),
+    "best_fit": Packing(7, packing="best_fit", document_masking=True),
+    "pairs": Packing(7, 0, packing="truncate", pairs=True),
+    "pairs, best_fit": Packing(7, 0, packing="best_fit", pairs=True, document_masking=True),
+}
+
+
+@pytest.mark.parametrize(
+    "kind, name",
+    [
+        (kind, name)
+        for name, how in PACKINGS.items()
+        for kind in (["pairs", "prompt_response"] if how.pairs else ["text", "prompt_response"])
+    ],
+)
+def test_hundreds_of_shards_are_read_like_one(tmp_path: Path, kind: str, name: str) -> None:
+    how, rng = PACKINGS[name], np.random.default_rng(0)
+    documents = documents_of(rng, 600, 17)
+    spans = spans_of(rng, documents) if kind == "prompt_response" else None
+    targets = [[9000 + i for i in document[: rng.integers(0, 18)]] for document in documents]
+    tokens = batch_of(documents, spans, targets if kind == "pairs" else None)
+    many = WindowIndex(shards_of(tmp_path / "many", tokens, kind, 20), how)
+    one = WindowIndex(shards_of(tmp_path / "one", tokens, kind, 10**6), how)
+    assert len(many.shards.shards) > 250 and len(one.shards.shards) == 1
+    order = rng.permutation(len(many))
+    windows = many.gather(order)
+    if how.packing != "best_fit":  # which puts together the documents of one shard
+        assert many.counts == one.counts and equal(windows, one.gather(order))
+    # However many are read at once, in another process too.
+    again = pickle.loads(pickle.dumps(many))
+    for i in range(0, len(order), 16):
+        assert equal(again.gather(order[i : i + 16]), windows.rows(slice(i, i + 16)))
+    assert len(many.gather(order[:0]).tokens) == 0
+
+
+@pytest.mark.parametrize("name", [name for name in PACKINGS if name.startswith("full")])
+@pytest.mark.parametrize("shard_tokens", [20, 10**6])
+def test_the_short_way_reads_the_same(tmp_path: Path, name: str, shard_tokens: int) -> None:
+    documents = documents_of(np.random.default_rng(1), 100, 25)
+    index = WindowIndex(shards_of(tmp_path, batch_of(documents), shard_tokens=shard_tokens), PACKINGS[name])
+    by_short, longer = [], copy(index)
+    longer._whole = None
+    for number in range(len(index)):
+        by_short.append(index._whole is not None and index._whole.gather(np.array([number])) is not None)
+        assert equal(index.gather([number]), longer.gather([number]))
+    assert equal(index.gather(range(len(index))), longer.gather(range(len(index))))
+    how, ends = index.packing, index.shards.first_token[1:]
+    for number, is_short in enumerate(by_short):
+        first, last = number * how.stride, number * how.stride + how.room - 1
+        lies_in_one = last < ends[-1] and (ends <= first).sum() == (ends <= last).sum()
+        is_like_others = number > 0 or not how.overlap
+        assert is_short == (lies_in_one and is_like_others and not how.document_masking)
+
+
+def test_shards_without_documents(tmp_path: Path) -> None:
+    for name, how in PACKINGS.items():
+        tokens = batch_of([], targets=[] if how.pairs else None)
+        shards = shards_of(tmp_path / name, tokens, "pairs" if how.pairs else "text")
+        assert len(WindowIndex(shards, how)) == 0
+        full = batch_of([[10, 11, 12], [13, 14]], targets=[[15], [16]] if how.pairs else None)
+        shards = shards_of(tmp_path / name, full, shards.kind, part=1, before=shards)
+        index = WindowIndex(shards, how)
+        assert index.gather(np.arange(len(index))).tokens.max() == 14
 
 
 def test_the_windows_of_eight_tokens_by_eye(tmp_path: Path) -> None:
