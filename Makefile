@@ -11,7 +11,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev quickstart test proofs lint fix configs
+.PHONY: help setup setup-fast setup-dev quickstart test proofs lint fix configs
 
 help:
 	@echo "make quickstart   set up .venv, then every stage on a small corpus: under 6 minutes on 2 CPU cores"
@@ -20,14 +20,20 @@ help:
 	@echo "make lint         check format and style        make fix      mend what can be mended"
 	@echo "make configs      write configs/default_config.yaml and config.schema.json from configs/schema.py"
 	@echo "make setup        only set up .venv             make setup-dev  with the tools for tests and lint"
+	@echo "make setup-fast   with gigatoken, which tokenises many times as fast"
 	@echo
 	@echo "options           PYTHON=python3.12  TORCH_INDEX=<wheel index for torch>  PYTEST_ARGS='-k tokenizer'"
 
 setup:
 	@bash tools/setup_venv.sh "$(VENV)" "$(PYTHON)" "$(TORCH_INDEX)" requirements.txt
 
+setup-fast: setup
+	@bash tools/setup_venv.sh "$(VENV)" "$(PYTHON)" "$(TORCH_INDEX)" requirements-fast.txt
+
+# Its tests are skipped on a machine that gigatoken is not built for.
 setup-dev: setup
 	@bash tools/setup_venv.sh "$(VENV)" "$(PYTHON)" "$(TORCH_INDEX)" requirements-dev.txt
+	@bash tools/setup_venv.sh "$(VENV)" "$(PYTHON)" "$(TORCH_INDEX)" requirements-fast.txt || echo "going on without it"
 
 # Threads that wait sleep: by default they spin, which costs many times the work itself where other processes run too.
 export OMP_WAIT_POLICY ?= PASSIVE

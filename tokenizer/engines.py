@@ -51,6 +51,12 @@ def starts_word(token: str, space: tuple[str, ...], continues: str | None) -> bo
     return not token[:1].isalnum() or token.startswith(space)
 
 
+def rows(values: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
+    """(T,) what belongs to several texts in a row, (N,) how much to each -> N arrays."""
+    stops = np.cumsum(lengths).tolist()
+    return [values[start:stop] for start, stop in zip([0, *stops], stops, strict=False)]
+
+
 def _is_worker() -> bool:
     """Whether this process was started by another: threads of its own would only fight those of its neighbours."""
     return multiprocessing.parent_process() is not None
@@ -114,11 +120,12 @@ class HuggingFaceEngine:
                 encodings = self.pipeline.encode_batch(list(texts), add_special_tokens=False)
             return [(np.array(e.ids, np.uint32), _ends(e.offsets)) for e in encodings]
         ids, lengths = self.encode_joined(texts, None)
+        in_bytes = token_ends.ends_in_bytes(self._bytes_of_tokens[ids], lengths)
         found = []
-        for text, row in zip(texts, np.split(ids, np.cumsum(lengths)[:-1]), strict=True):
+        for text, row, bytes_ in zip(texts, rows(ids, lengths), rows(in_bytes, lengths), strict=True):
             ends = None
             if self.description.get("normalizer") is None or unicodedata.is_normalized("NFC", text):
-                ends = token_ends.ends_of(self._bytes_of_tokens[row], text)
+                ends = token_ends.in_characters(bytes_, text)
             found.append((row, _ends(self.encode_with_offsets(text)[1]) if ends is None else ends))
         return found
 
@@ -179,12 +186,11 @@ class HuggingFaceEngine:
             if end is not None:
                 ids.append(end)
         lengths = np.fromiter(map(len, encodings), np.int64, len(encodings))
-        return np.array(ids, np.uint32), lengths + (end is not None)
+        return np.frombuffer(ids, np.uint32), lengths + (end is not None)
 
     def _own_rows(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Ids of each text, in one thread: for gigatoken, which may be forked after that."""
-        ids, lengths = self._own(texts, None, one_thread=True)
-        return np.split(ids, np.cumsum(lengths)[:-1])
+        return rows(*self._own(texts, None, one_thread=True))
 
     def _tells_ends(self) -> bool:
         """Whether the bytes of each token tell where in a text it ends."""
@@ -243,6 +249,7 @@ class SentencePieceEngine:
         control = {i for i in range(self.vocab_size) if sp.is_control(i) or sp.is_unknown(i)}
         self.special_ids = sorted(control | set(self.roles.values()))
         self._strings = {sp.id_to_piece(i): i for i in self.special_ids}
+        self._bytes = {i for i in range(self.vocab_size) if sp.is_byte(i)}
 
     @property
     def fingerprint(self) -> str:
@@ -260,12 +267,12 @@ class SentencePieceEngine:
 
     def encode_joined(self, texts: Sequence[str], end: int | None) -> Joined:
         """Ids of all texts in a row. end: an id to put after each text, counted in its length."""
-        rows = self.processor.encode(list(texts), return_type="numpy", num_threads=1 if _is_worker() else -1)
-        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-        if end is not None:
-            after = np.array([end], rows[0].dtype)
-            rows = [part for row in rows for part in (row, after)]
-        return np.concatenate(rows).astype(np.uint32), lengths + (end is not None)
+        found = self.processor.encode(list(texts), return_type="numpy", num_threads=1 if _is_worker() else -1)
+        lengths = np.fromiter(map(len, found), np.int64, len(found))
+        ids = np.concatenate(found).astype(np.uint32, copy=False)
+        if end is None:
+            return ids, lengths
+        return np.insert(ids, np.cumsum(lengths), np.uint32(end)), lengths + 1
 
     def encode_with_ends(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
         """Ids of each text, and for each the place after its last character, int64."""
@@ -304,9 +311,9 @@ class SentencePieceEngine:
 
     def _mended(self, ids: list[int], offsets: Offsets) -> Offsets:
         """Of the bytes of one character the library gives the character to the last: all of them stand for it."""
-        for i in range(len(ids) - 2, -1, -1):
+        for i in range(len(ids) - 2, -1, -1) if self._bytes else ():
             empty = offsets[i][0] == offsets[i][1]
-            if empty and self.processor.is_byte(ids[i]) and self.processor.is_byte(ids[i + 1]):
+            if empty and ids[i] in self._bytes and ids[i + 1] in self._bytes:
                 offsets[i] = offsets[i + 1]
         return offsets
 

@@ -20,12 +20,17 @@ def byte_lengths(vocabulary: dict[str, int], vocab_size: int) -> np.ndarray:
     return lengths
 
 
-def ends_of(tokens: np.ndarray, text: str) -> np.ndarray | None:
+def ends_in_bytes(tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """-> (T,) where in its text each token ends. tokens: (T,) bytes of each; lengths: (N,) tokens of each text."""
+    ends = np.concatenate(([0], np.cumsum(tokens)))
+    return ends[1:] - np.repeat(ends[np.cumsum(lengths) - lengths], lengths)
+
+
+def in_characters(ends: np.ndarray, text: str) -> np.ndarray | None:
     """The place after the last character that each token of a text has part in.
 
-    tokens: (T,) bytes of each; -> (T,) int64, in characters; None where the tokens have other bytes than the text.
+    ends: (T,) in bytes; -> (T,) in characters; None where the tokens stand for other bytes than the text has.
     """
-    ends = np.cumsum(tokens)
     n_bytes = int(ends[-1]) if len(ends) else 0
     if text.isascii():
         return ends if n_bytes == len(text) else None

@@ -18,7 +18,7 @@ from configs.pins import revision_of
 from configs.places import REPOSITORY, tokenizer_dir
 from configs.schema import Config
 from tokenizer import finding
-from tokenizer.engines import HuggingFaceEngine, Offsets, SentencePieceEngine
+from tokenizer.engines import HuggingFaceEngine, Offsets, SentencePieceEngine, rows
 from utils.files import atomic_write, shown
 from utils.messages import UserError
 
@@ -141,8 +141,7 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Ids of each text, uint32."""
-        ids, lengths = self.encode_joined(texts)
-        return np.split(ids, np.cumsum(lengths)[:-1]) if texts else []
+        return rows(*self.encode_joined(texts))
 
     def encode_with_offsets_batch(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
         """Of each text its ids, uint32, and for each the place after the last character that it stands for, int64.

@@ -9,6 +9,7 @@ from typing import Any
 from configs.places import tokenizer_dir
 from configs.schema import Config
 from corpus.documents import input_fingerprint
+from corpus.inputs import source_of
 from corpus.raw import differences
 from utils.files import atomic_folder, check_writable, read_json, shown
 from utils.messages import UserError, table
@@ -19,8 +20,13 @@ MANIFEST = "manifest.json"
 
 def made_from(config: Config, trainer: str) -> dict[str, Any]:
     """What a trained tokenizer depends on: settings and input. trainer: huggingface | sentencepiece."""
+    return {**settings_of(config, trainer), "input": input_fingerprint(config, "train")}
+
+
+def settings_of(config: Config, trainer: str) -> dict[str, Any]:
+    """The settings among them."""
     settings = config.tokenizer.model_dump(exclude={"path", "revision"} if not config.tokenizer.retrain else {"path"})
-    return {"trainer": trainer, **settings, "input": input_fingerprint(config, "train")}
+    return {"trainer": trainer, **settings}
 
 
 def finished(config: Config, trainer: str, restart: bool) -> dict[str, Any] | None:
@@ -51,10 +57,47 @@ def finished(config: Config, trainer: str, restart: bool) -> dict[str, Any] | No
     return manifest
 
 
+def changes(config: Config) -> list[str]:
+    """How the tokenizer that was trained here differs from what the config would train now; nothing where none was.
+
+    Text that is older than the tokenizer, and as long as it was, is taken to be the same; text that is gone as well."""
+    path = tokenizer_dir(config) / MANIFEST
+    if config.tokenizer.path is not None or not path.is_file():
+        return []
+    manifest = read_json(path)
+    made = manifest["made_from"]
+    now = {**settings_of(config, made["trainer"]), "input": made["input"]}
+    try:
+        source = source_of(config, "train")
+        is_same = source is not None and source.sizes() == manifest.get("sizes")
+        if not is_same or source.changed_since(path.stat().st_mtime):
+            now["input"] = input_fingerprint(config, "train")
+    except UserError:  # the raw text need not be there any more
+        pass
+    return differences(made, now)
+
+
+def check(config: Config) -> None:
+    """Raises UserError where the tokenizer that was trained here is not the one that the config describes."""
+    differing = changes(config)
+    if differing:
+        where = shown(tokenizer_dir(config))
+        raise UserError(
+            f"the tokenizer in {where} was made from something else: {'; '.join(differing)}. Train it again with "
+            f"--restart, or set tokenizer.path={where} to use it all the same"
+        )
+
+
 def write(config: Config, trainer: str, files: dict[str, bytes], report: list[tuple[str, str]]) -> Path:
     """Write the directory, whole or not at all. report: rows of the table, kept for when the command is given again."""
     directory = tokenizer_dir(config)
-    manifest = {"format_version": FORMAT, "made_from": made_from(config, trainer), "report": report}
+    source = source_of(config, "train")
+    manifest = {
+        "format_version": FORMAT,
+        "made_from": made_from(config, trainer),
+        "sizes": source.sizes() if source is not None else None,  # of the text: what can be compared without reading it
+        "report": report,
+    }
     with atomic_folder(directory) as folder:
         for name, content in files.items():
             (folder / name).write_bytes(content)
