@@ -80,7 +80,8 @@ _FIELDS = {
 def find(config: Config) -> list[Problem]:
     """All of them."""
     parts = (
-        _run, _dataset, _windows, _mixture, _on_the_fly, _tokenizer, _model, _objective, _trainer, _lightning, _decoding,
+        _run, _dataset, _windows, _mixture, _on_the_fly, _tokenizer, _model, _objective, _trainer, _lightning,
+        _decoding,
     )  # fmt: skip
     return [problem for part in parts for problem in part(config)]
 

@@ -15,7 +15,7 @@ from configs.schema import Config
 from corpus import reading, synthetic
 from corpus.fields import BadRecord, Fields, texts_of
 from corpus.inputs import FunctionSource, Source, address_of, share_of, source_of, split_files
-from corpus.raw import raw_manifest
+from corpus.raw import is_stored, is_streamed, raw_manifest
 from corpus.reading import Row
 from utils.hashing import sha256_file, sha256_json
 from utils.messages import UserError
@@ -161,8 +161,11 @@ def input_fingerprint(config: Config, split: str) -> str:
     if dataset.source == "files":
         files = [path for group in split_files(config, split) for path in group]
         seen["files"] = [[reading.kind_of(path), sha256_file(path)] for path in files]
-    elif dataset.source in ("hub", "sample"):
+    elif is_stored(config):
         seen["files"] = [entry["sha256"] for entry in raw_manifest(config)["splits"][split]["files"]]
+    elif is_streamed(config):
+        source = source_of(config, split)
+        seen["units"] = None if source is None else [source.digest(unit) for unit in range(source.units)]
     elif dataset.source != "synthetic":
         source = source_of(config, split)
         assert isinstance(source, FunctionSource)
@@ -183,6 +186,9 @@ def input_settings(config: Config, split: str) -> dict[str, Any]:
         seen["text_unit"] = dataset.text_unit
     elif dataset.source == "synthetic":
         seen["synthetic"] = [synthetic.VERSION, split, dataset.arguments]
+    elif is_streamed(config):
+        names = ("name", "subset", "revision", "splits", "fractions")
+        seen["hub"] = {name: getattr(dataset, name) for name in names}
     return seen
 
 
@@ -195,7 +201,7 @@ def estimated_bytes(config: Config, split: str) -> int | None:
         # Text compresses to about a quarter.
         sizes = [path.stat().st_size * (4 if path.suffix in reading.COMPRESSED else 1) for path in files]
         whole = int(sum(sizes) * (high - low))
-    elif dataset.source in ("hub", "sample"):
+    elif is_stored(config):
         whole = raw_manifest(config)["splits"][split]["bytes"]
     else:
         return dataset.max_bytes

@@ -17,7 +17,7 @@ from configs.places import REPOSITORY, raw_dir, splits
 from configs.schema import Config
 from corpus import reading, synthetic
 from corpus.fields import OF_KIND
-from corpus.raw import raw_manifest
+from corpus.raw import is_streamed, raw_manifest
 from corpus.reading import Row
 from corpus.splitting import CUT, place_of, share
 from utils.files import shown
@@ -233,9 +233,17 @@ def sources(config: Config) -> list[Source]:
     groups: dict[Any, list[str]] = {}
     for split in splits(config):
         if has_split(config, split):
-            own = config.dataset.source != "files" or own_path(config, split) is not None
-            groups.setdefault(split if own else None, []).append(split)
+            groups.setdefault(_cut_from(config, split), []).append(split)
     return [_source(config, names) for names in groups.values()]
+
+
+def _cut_from(config: Config, split: str) -> str | None:
+    """Splits of which this is the same are cut from one source."""
+    if is_streamed(config):
+        from corpus.hub_rows import hub_split
+
+        return hub_split(config, split)
+    return split if config.dataset.source != "files" or own_path(config, split) is not None else None
 
 
 def source_of(config: Config, split: str) -> Source | None:
@@ -249,6 +257,10 @@ def _source(config: Config, names: list[str]) -> Source:
     if dataset.source == "files":
         shares = {name: share_of(config, name) for name in names}
         return FileSource(shares, split_files(config, split), dataset.text_unit, longest, dataset.kind)
+    if is_streamed(config):
+        from corpus.hub_rows import HubSource  # which knows this file
+
+        return HubSource(config, names)
     if dataset.source in ("hub", "sample"):
         files = [[raw_dir(config) / entry["name"]] for entry in _checked_raw(config, split)]
         return FileSource({split: (0.0, 1.0)}, files, "file", longest, dataset.kind)
@@ -281,6 +293,8 @@ def has_split(config: Config, split: str) -> bool:
     if dataset.source == "files":
         low, high = share_of(config, split)
         return high > low
+    if is_streamed(config):
+        return _cut_from(config, split) is not None
     if dataset.source in ("hub", "sample"):
         return split in raw_manifest(config)["splits"]
     return True

@@ -13,6 +13,16 @@ RAW_FORMAT = 1  # of the raw folder and its manifest
 DOWNLOAD = "python -m data_setup.download_dataset CONFIG"  # what makes it
 
 
+def is_stored(config: Config) -> bool:
+    """Whether the download stage puts raw text into the raw folder, up to the caps."""
+    return config.dataset.source in ("hub", "sample") and not is_streamed(config)
+
+
+def is_streamed(config: Config) -> bool:
+    """Whether documents come from the Hub as they are read."""
+    return config.dataset.source == "hub" and config.dataset.streamed
+
+
 def raw_manifest(config: Config) -> dict[str, Any]:
     """What the folder holds. Raises UserError where there is none, or it was made with other settings."""
     folder = raw_dir(config)

@@ -34,6 +34,7 @@ from corpus.parts import (
     unchanged,
     write_part,
 )  # fmt: skip
+from corpus.raw import is_stored
 from corpus.shard_writer import ShardWriter
 from corpus.shards import FORMAT_VERSION, SETTINGS, Skipped, Tokens, map_tensors
 from corpus.tasks import Result, Work, tasks
@@ -104,7 +105,7 @@ def _check_parts(config: Config) -> None:
             "tasks the same tokenize.parts"
         )
     caps = {"dataset.max_documents": dataset.max_documents, "dataset.max_bytes": dataset.max_bytes}
-    if dataset.source in ("hub", "sample"):
+    if is_stored(config):
         caps = {}  # the raw text was cut off when it was made
     capped = [name for name, value in {**caps, "tokenize.max_tokens": tokenize.max_tokens}.items() if value is not None]
     if tokenize.parts > 1 and capped:
@@ -253,7 +254,7 @@ class _Cap:
     """Cuts a split off at dataset.max_documents, dataset.max_bytes and tokenize.max_tokens."""
 
     def __init__(self, config: Config, writer: ShardWriter) -> None:
-        applies = config.dataset.source not in ("hub", "sample")  # whose raw text was cut off when it was made
+        applies = not is_stored(config)  # whose raw text was cut off when it was made
         self.max_documents = config.dataset.max_documents if applies else None
         self.max_bytes = config.dataset.max_bytes if applies else None
         self.max_tokens = config.tokenize.max_tokens

@@ -65,7 +65,7 @@ def show(config: Config, folder: RawFolder | None, arguments: str, already: bool
         rows.append(("finished", "before; nothing to do (--restart makes it again)"))
     else:
         rows.append(("read in", f"{duration(seconds)}, {size(n_bytes / max(seconds, 1e-9))}/s"))
-    table(f"Dataset {dataset_name(config)} ({source})", rows + bad.rows(), _next(config, arguments))
+    table(f"Dataset {dataset_name(config)} ({source})", rows + bad.rows(), next_commands(config, arguments))
 
 
 def _shortened(document: Document) -> str:
@@ -77,7 +77,8 @@ def _shortened(document: Document) -> str:
     return "\n".join(lines)
 
 
-def _next(config: Config, arguments: str) -> list[str]:
+def next_commands(config: Config, arguments: str) -> list[str]:
+    """What is run after the download stage."""
     if config.tokenizer.path is not None:
         return [f"python tokenize_data.py {arguments}"]
     library = "sp" if config.tokenizer.kind in ("char", "word") else "hf"
