@@ -6,7 +6,7 @@ one must not move those of the other.
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -158,10 +158,10 @@ def shaken(model: TrainableModel, std: float = 0.05) -> TrainableModel:
 
 @contextmanager
 def quiet(model: TrainableModel) -> Iterator[None]:
-    """Inside it there is no dropout, and nothing is drawn from what the run draws from."""
+    """Inside it there is no dropout, nothing is drawn from what the run draws from, and no attention needs a GPU."""
     training = model.training
     model.eval()
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), getattr(model, "on_any_device", nullcontext)():
         try:
             yield
         finally:

@@ -6,6 +6,7 @@ the hidden states they come from those, chunk by chunk, and the logits are never
 
 import inspect
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ class HuggingFaceModel(nn.Module):
         self.takes = set(parameters)
         self.takes_more = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
         # What is tried on a few ids, which may be those of special tokens, is no news to the user.
-        with silence(), tried_on_any_device(inner):
+        with silence(), self.on_any_device():
             self.facts = facts_of(inner, self.takes)
             self.packed = Packed(inner, causal=self.facts.causal, first_position=first_position_of(inner))
             self.head_is_apart = not own_loss and head_is_apart(inner)
@@ -78,6 +79,10 @@ class HuggingFaceModel(nn.Module):
         """-> (B, T, V)"""
         said = batch["decoder_input_ids" if self.facts.encoder_decoder else "input_ids"]
         return self.output(self.inputs(batch)).logits.reshape(*said.shape, -1)
+
+    def on_any_device(self) -> AbstractContextManager[None]:
+        """Inside it the model can be tried where it was built, whatever its attention needs."""
+        return tried_on_any_device(self.inner)
 
     def output(self, inputs: dict[str, Tensor], **more: Any) -> Any:
         """What the model returns."""

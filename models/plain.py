@@ -61,9 +61,7 @@ class PlainModule(nn.Module):
         output = self.output(batch)
         logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
         if logits is None:
-            raise ValueError(
-                f"{type(self.inner).__name__} returns no logits: it can be trained, not asked what it says"
-            )
+            raise ValueError(f"{type(self.inner).__name__} returns no logits; without them it can only be trained")
         return logits
 
     def output(self, batch: dict[str, Tensor]) -> object:

@@ -17,6 +17,8 @@ from corpus.packing import Windows
 from corpus.tokenising import tokenise
 from dataset import LanguageModelData
 from models.build import build_model
+from models.documents import check_documents
+from models.hf_documents import Packed
 from models.interface import ModelFacts, SpecialIds, TrainableModel
 from objectives.causal import Causal
 from objectives.facts import NO_DOCUMENT, VocabularyFacts
@@ -306,6 +308,21 @@ def test_flash_attention_is_given_all_rows_as_one(
     assert {tuple(tensor.shape) for tensor in model.inputs(batch).values()} == {(1, batch["input_ids"].numel())}
     torch.testing.assert_close(model.logits(batch), logits)
     torch.testing.assert_close(model.loss(batch), loss)
+
+
+def test_a_model_whose_attention_needs_a_gpu_is_tried_with_sdpa(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, model = exact("qwen3")
+    model.inner.set_attn_implementation("flex_attention")
+    used, given = set(), Packed.inputs
+
+    def inputs(self: Packed, *arguments: Any) -> dict[str, Any]:
+        used.add(self.attention)
+        return given(self, *arguments)
+
+    monkeypatch.setattr(Packed, "inputs", inputs)
+    check_documents(model)
+    assert used == {"sdpa"}
+    assert model.inner.config._attn_implementation == "flex_attention"
 
 
 # -- what batches are --

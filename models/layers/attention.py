@@ -41,13 +41,18 @@ class Attention(nn.Module):
         value = value.transpose(1, 2)
         if memory is not None:
             key, value = memory.extend(key, value)  # (B, G, S, K)
+        grouped = self.heads != self.kv_heads
+        if grouped and mask is not None and x.shape[1] > 1:
+            # With a mask the fast kernels of a GPU know no groups; the one that does holds the scores of all heads.
+            grouped, times = False, self.heads // self.kv_heads
+            key, value = key.repeat_interleave(times, dim=1), value.repeat_interleave(times, dim=1)
         mixed = F.scaled_dot_product_attention(
             query,
             key,
             value,
             attn_mask=mask,
             is_causal=mask is None and x.shape[1] > 1,
-            enable_gqa=self.heads != self.kv_heads,
+            enable_gqa=grouped,
         )
         return self.to_output(mixed.transpose(1, 2).flatten(2))  # (B, H, T, K) -> (B, T, D)
 
