@@ -19,11 +19,13 @@ def main(config: Config, flags: Namespace) -> None:
     from corpus.report import report, report_joined, report_verified
     from corpus.tokenising import tokenise
     from tokenizer.tokenizer import Tokenizer
+    from tokenizer.trained import check
 
     if flags.verify:
         report_verified(config)
         return
     tokenizer = Tokenizer.configured(config)
+    check(config)
     if flags.join:
         report_joined(config, tokenizer)
     else:

@@ -61,6 +61,7 @@ def train(config: Config, run: RunDirectory, flags: argparse.Namespace) -> int:
     begin_imports(config)
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+    from corpus.lineage import check_run, of_training, write_run
     from optim.build import build_schedule
     from training.launch import make_trainer
     from training.length import length_of
@@ -84,7 +85,12 @@ def train(config: Config, run: RunDirectory, flags: argparse.Namespace) -> int:
     samples = Samples(run.path / "samples.jsonl", tokenizer, validation_names(config), config.logging.samples)
     step_end = StepEnd(config, length.steps, recorder, state)
     trainer = make_trainer(config, hardware, [samples, step_end], FromLightning(recorder.write_logged))
+    made_of = of_training(config, tokenizer.fingerprint, data.on_the_fly and data.on_the_fly.facts)
+    if not flags.restart and run.begun:
+        check_run(run.path, made_of)
     run.open(config, restart=flags.restart)  # what can be checked was checked; from here on files are written
+    if is_first_rank():
+        write_run(run.path, made_of)
     show_plan(config, hardware, training, data, length)
     try:
         trainer.fit(training, data)

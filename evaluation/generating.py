@@ -72,7 +72,10 @@ def write_texts(config: Config, restart: bool = False, typed: str = "CONFIG") ->
         "settings": settings.model_dump(),
         "precision": one_device(config).precision,
         "seconds": round(seconds, 3),
-    }
+        "lineage": {
+            "weights": place.identity(), "tokenizer": opened.tokenizer.fingerprint, "prompts": sha256_file(path),
+        },
+    }  # fmt: skip
     about = {name: results[name] for name in ("checkpoint", "step", "settings")}
     move_aside(folder)
     with atomic_folder(folder) as temporary:

@@ -90,20 +90,32 @@ def open_model(place: Place, config: Config) -> Opened:
     if place.run is None:
         return open_directory(place.path, config)
     trained = load_config(place.run / "config.yaml")
-    tokenizer = tokenizer_of(place.run, trained)
+    state = checkpoints.read_state(place.path)
+    tokenizer = tokenizer_of(place.run, trained, state["facts"].get("tokenizer"))
     model = built(trained, tokenizer)
     checkpoints.load_weights(model, place.path)
-    return Opened(model.eval(), tokenizer, trained, place.path, checkpoints.read_state(place.path)["step"])
+    return Opened(model.eval(), tokenizer, trained, place.path, state["step"])
 
 
-def tokenizer_of(run: Path, config: Config) -> Tokenizer:
-    """The one that the run's config names; where that is gone, the copy beside the exported model."""
+def tokenizer_of(run: Path, config: Config, fingerprint: str | None) -> Tokenizer:
+    """The one that the run's config names; where that is gone or another one, the copy beside the exported model.
+
+    fingerprint: of that which the run was trained with. Raises UserError where there is none like it.
+    """
     try:
-        return Tokenizer.configured(config)
+        named = Tokenizer.configured(config)
     except UserError:
         if not (run / "model").is_dir():
             raise
         return Tokenizer.load(run / "model")
+    if fingerprint in (None, named.fingerprint):
+        return named
+    if (run / "model").is_dir() and (kept := Tokenizer.load(run / "model")).fingerprint == fingerprint:
+        return kept
+    raise UserError(
+        f"{shown(run)} was trained with another tokenizer (fingerprint {fingerprint[:12]}) than {named.where} is now "
+        f"({named.fingerprint[:12]}); put it back, or train again"
+    )
 
 
 def built(config: Config, tokenizer: Tokenizer) -> TrainableModel:

@@ -18,6 +18,7 @@ from configs.command_line import to_generate
 from configs.schema import Config, Decoding
 from corpus.documents import input_settings
 from corpus.inputs import source_of
+from corpus.lineage import identity_of
 from evaluation.metrics import Metric, Score, load_metrics, one_line
 from evaluation.opening import Opened, find_model, open_model
 from evaluation.results import RESULTS, earlier, label, made_from, move_aside
@@ -65,6 +66,9 @@ def score(
             check_documents(opened.model, config.data.max_seq_len)
     data = data_class(config, opened.tokenizer, opened.model.facts)
     results, texts = evaluated(config, opened, data, training_class, metrics, options)
+    results["lineage"] = {"weights": place.identity(), "tokenizer": opened.tokenizer.fingerprint}
+    if config.data.tokens != "on_the_fly":
+        results["lineage"]["shards"] = identity_of(data.windows(settings.split).shards.manifest)
     write(folder, {**results, "made_from": identity}, texts)
     show(results, folder, to_generate(config, typed))
     return results

@@ -40,11 +40,12 @@ class Shown:
 
     config: Config
     folders: dict[str, Path]  # of each split's shards
-    is_run: bool
+    run: Path | None
+    is_config: bool  # whether it is the one that made them, not only the defaults
 
 
-def main() -> None:
-    """Reads the command line and shows."""
+def main() -> int:
+    """Reads the command line and shows. -> exit code: 1 where a link of the lineage does not hold"""
     parser = Parser(
         prog="python -m tools.show", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -66,13 +67,13 @@ def main() -> None:
         raise UserError(f"--split {split}: there are {', '.join(what.folders)}")
     there = {name: folder for name, folder in what.folders.items() if (folder / MANIFEST).exists()}
     shards = {name: ShardSet.open(folder.parent, folder.name) for name, folder in there.items()}
-    if split not in shards and not what.is_run:
+    if split not in shards and what.run is None:
         raise UserError(f"no {shown(what.folders[split] / MANIFEST)}; the shards are not finished")
     tokenizer = find_tokenizer(what, shards, arguments.tokenizer)
     if split in shards:
         show_numbers(shards, split, tokenizer, what.config)
         show_window(shards[split], what.config, tokenizer, arguments.window, arguments.positions)
-    show_lineage(what, arguments.verify)
+    return show_lineage(what, tokenizer, arguments.verify)
 
 
 def look(directory: Path, config: str | None, overrides: list[str]) -> Shown:
@@ -85,7 +86,7 @@ def look(directory: Path, config: str | None, overrides: list[str]) -> Shown:
     if (directory / "config.yaml").is_file():
         own = load_config(config or directory / "config.yaml", overrides)
         names = sorted(scored_splits(own), key=lambda name: not name.endswith("train"))
-        return Shown(own, {name: split_dir(own, name) for name in names}, True)
+        return Shown(own, {name: split_dir(own, name) for name in names}, directory, True)
     if not is_split(directory) and (directory / "tokens").is_dir():
         directory = directory / "tokens"
     folders = (
@@ -101,7 +102,7 @@ def look(directory: Path, config: str | None, overrides: list[str]) -> Shown:
     folders.sort(key=lambda folder: (folder.name != "train", folder.name))
     kind = read_json(folders[0] / MANIFEST)["kind"]
     settings = load_config(config, overrides) if config else settings_for(kind, overrides)
-    return Shown(settings, {folder.name: folder for folder in folders}, False)
+    return Shown(settings, {folder.name: folder for folder in folders}, None, config is not None)
 
 
 def settings_for(kind: str, overrides: list[str]) -> Config:
@@ -258,7 +259,7 @@ def rows_of(
         n = int(windows.target_lengths[0])
         target = Row(windows.target_tokens[0], n, targets != NOTHING, known.target_documents[0])
         return [
-            ("source", source, seen, np.where(nothing, 0, NOTHING)),
+            ("source", source, seen, np.full(len(tokens), NOTHING)),
             ("target", target, arrays["decoder_input_ids"], targets),
         ]
     if objective.ahead:
@@ -266,8 +267,22 @@ def rows_of(
     return [("", Row(tokens, length, targets != NOTHING, known.documents[0], seen), seen, targets)]
 
 
-def show_lineage(what: Shown, verify: bool) -> None:
-    """Prints the chain of hashes."""
+def show_lineage(what: Shown, tokenizer: "Tokenizer | None", verify: bool) -> int:
+    """Prints the chain of hashes. -> 1 where a link does not hold, else 0"""
+    from rich.text import Text
+
+    from corpus.lineage import chain
+
+    links = chain(what.folders, what.config if what.is_config else None, tokenizer, what.run, verify)
+    colours = {"✓": "green", "✗": "bold red", "?": "yellow"}
+    width = max((len(link.what) for link in links), default=0)
+    console.print("[bold]Lineage[/bold]")
+    for link in links:
+        line = Text.assemble("  ", (f"{link.mark} ", colours[link.mark]), (link.what.ljust(width), "cyan"))
+        line.append(f"  {link.hash[:12]:<12}  {link.where}")
+        line.append(f"\n  {'':{width}}    {'':<12}  {link.said}", "" if link.mark == "✗" else "dim")
+        console.print(line)
+    return int(any(link.mark == "✗" for link in links))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from configs.schema import Config
 from corpus.documents import input_settings
 from corpus.encoding import layout_of
+from corpus.lineage import INPUT_SIZES, input_sizes
 from corpus.packing import Packing
 from corpus.raw import differences
 from corpus.shards import SETTINGS, ShardSet
@@ -10,7 +11,7 @@ from models.interface import ModelFacts
 from objectives.facts import Objective, VocabularyFacts
 from tokenizer.tokenizer import Tokenizer
 from utils.files import read_json, shown
-from utils.messages import UserError, warn
+from utils.messages import UserError, is_first_rank, warn
 
 
 def vocabulary_facts(tokenizer: Tokenizer, model_facts: ModelFacts) -> VocabularyFacts:
@@ -135,11 +136,11 @@ def _check_settings(shards: ShardSet, config: Config) -> None:
 def _check_documents(shards: ShardSet, config: Config) -> None:
     """Raises UserError where the config would now read other documents. The raw text need not be there any more."""
     noted, wanted = shards.manifest.get("dataset"), input_settings(config, shards.manifest["split"])
-    if noted is None:  # made before this was noted
+    if noted is None:  # tokens that another program made
         return
     words = {"caps": "[max_documents, max_bytes]", "share": "share of dataset.path"}
     there, here = ({words.get(key, key): value for key, value in settings.items()} for settings in (noted, wanted))
-    differing = differences(there, here)
+    differing = differences(there, here) or _other_sizes(shards, config)
     if not differing:
         return
     said = f"the shards in {shown(shards.directory)} were made from other documents ({'; '.join(differing)})"
@@ -149,3 +150,13 @@ def _check_documents(shards: ShardSet, config: Config) -> None:
             "--restart"
         )
     warn(f"{said}; they are used all the same, as tokenize.path names them")
+
+
+def _other_sizes(shards: ShardSet, config: Config) -> list[str]:
+    """Whether the files of the text have become longer, shorter, more or fewer. They may be gone altogether."""
+    sizes = read_json(shards.directory / SETTINGS).get(INPUT_SIZES)
+    try:
+        now = input_sizes(config, shards.manifest["split"]) if sizes is not None and is_first_rank() else sizes
+    except UserError:
+        return []
+    return [] if now == sizes else ["the files that it was read from have other sizes now"]

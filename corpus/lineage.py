@@ -1,0 +1,283 @@
+"""What each stage has noted of what it was made from -> one chain of hashes, with a mark at every link.
+
+    raw text -> tokenizer -> token shards -> run -> checkpoint -> scores and texts
+
+A link is right where the thing before it is still what it was made from. Nothing is changed, nothing is loaded.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from configs.places import mixture_sources, raw_dir, split_dir, tokenizer_dir, validation_names
+from configs.schema import Config
+from corpus import reading
+from corpus.inputs import source_of, split_files
+from corpus.parts import unchanged
+from corpus.raw import raw_manifest
+from corpus.shards import MANIFEST, SETTINGS, read_manifest
+from corpus.verifying import verify
+from tokenizer.tokenizer import Tokenizer
+from tokenizer.trained import changes
+from utils.files import read_json, shown, write_json
+from utils.hashing import sha256_file, sha256_json
+from utils.messages import UserError
+
+LINEAGE = "lineage.json"  # of a run: what it is trained on
+INPUT_SIZES = "hash of the input's sizes"  # in the settings of a split
+
+Mark = Literal["✓", "✗", "?"]
+
+
+@dataclass(frozen=True)
+class Link:
+    """One thing of the chain: ✓ it is of what stands before it, ✗ it is not, ? that cannot be told."""
+
+    what: str
+    where: str
+    hash: str
+    mark: Mark
+    said: str
+
+
+# ---- what stages note, and refuse -----------------------------------------------------------------------------------
+
+
+def identity_of(manifest: dict[str, Any]) -> dict[str, str]:
+    """The hashes of a split's shards, of what they were made from and by which tokenizer. manifest: of the split."""
+    shards = sha256_json([entry["sha256"] for entry in manifest["shards"]])
+    return {"shards": shards, "input": manifest["input"], "tokenizer": manifest["tokenizer"]}
+
+
+def of_training(config: Config, fingerprint: str, documents: Any = None) -> dict[str, Any]:
+    """What a run is trained on. fingerprint: of the tokenizer. documents: facts of those tokenised on the fly."""
+    own = [f"{name}.train" for name in mixture_sources(config)] or ["train"]
+    names = [*own, *validation_names(config)] if documents is None else []
+    paths = {name: split_dir(config, name) / MANIFEST for name in names}
+    splits = {name: identity_of(read_manifest(path)) for name, path in paths.items() if path.exists()}
+    return {"tokenizer": fingerprint, "splits": splits, **({"documents": documents} if documents is not None else {})}
+
+
+def check_run(run: Path, now: dict[str, Any]) -> None:
+    """Raises UserError where a run would go on with other data or another tokenizer. now: what `of_training` says."""
+    path = run / LINEAGE
+    if not path.exists():
+        return
+    then = read_json(path)
+    changed = ["the tokenizer"] if then["tokenizer"] != now["tokenizer"] else []
+    names = [name for name in then["splits"] if name in now["splits"]]
+    changed += [f"the shards of {name}" for name in names if then["splits"][name] != now["splits"][name]]
+    if changed:
+        raise UserError(
+            f"{shown(run)} was trained with what is no longer the same: {', '.join(changed)}. Put it back, train under "
+            "another name (name=...), or --restart, which moves this run aside"
+        )
+
+
+def write_run(run: Path, now: dict[str, Any]) -> None:
+    """Notes what a run is trained on."""
+    write_json(run / LINEAGE, now)
+
+
+def input_sizes(config: Config, split: str) -> str:
+    """The hash of the sizes of all files that a split is read from, as `Source.sizes` makes it, but opening none.
+
+    Raises UserError where they are not there, or there are none to look at."""
+    if config.dataset.source == "files":
+        paths = [path for group in split_files(config, split) for path in group]
+    elif config.dataset.source in ("hub", "sample"):
+        paths = [raw_dir(config) / entry["name"] for entry in raw_manifest(config)["splits"][split]["files"]]
+    else:
+        raise UserError(f"dataset.source={config.dataset.source} has no files")
+    try:
+        return sha256_json([[reading.kind_of(path), path.stat().st_size] for path in paths])
+    except OSError as problem:
+        raise UserError(f"{problem.filename}: {problem.strerror}") from None
+
+
+# ---- the chain ------------------------------------------------------------------------------------------------------
+
+
+def chain(
+    folders: dict[str, Path], config: Config | None, tokenizer: Tokenizer | None, run: Path | None, deep: bool
+) -> list[Link]:
+    """The links of the splits in `folders`, and of a run.
+
+    config: that made them; None: it is not known. tokenizer: that the config or the folder has, or none. deep: every
+    file is read again and compared with its checksum; else those that are older than what was made from them, and as
+    long as they were, are taken to be the same.
+    """
+    links = [] if config is None else [*_raw(config, deep), _tokenizer(config, tokenizer)]
+    manifests = {}
+    for split, folder in folders.items():
+        try:
+            manifests[split] = read_manifest(folder / MANIFEST)
+        except UserError as problem:
+            if run is None or (folder / MANIFEST).exists():
+                links.append(Link(f"shards, {split}", shown(folder), "", "✗", str(problem)))
+    for split, manifest in manifests.items():
+        links.append(_shards(split, folders[split], manifest, config, tokenizer, deep))
+    if run is not None:
+        identities = {split: identity_of(manifest) for split, manifest in manifests.items()}
+        links += [_run(run, identities, tokenizer), *_checkpoints(run, deep), *_results(run, identities)]
+    return links
+
+
+def _raw(config: Config, deep: bool) -> Iterator[Link]:
+    dataset = config.dataset
+    if config.data.mixture is not None or dataset.source not in ("files", "hub", "sample"):
+        return
+    if dataset.source == "files":
+        given = [path for path in (dataset.path, dataset.train_path) if path is not None]
+        try:
+            files = [path for group in split_files(config, "train") for path in group] if given else []
+        except UserError as problem:
+            yield Link("raw text", str(given), "", "?", str(problem))
+            return
+        if files:
+            where = shown(files[0]) + (f" and {len(files) - 1:,} more" if len(files) > 1 else "")
+            yield Link(
+                "raw text", where, input_sizes(config, "train"), "✓", f"{len(files):,} files (hash of their sizes)"
+            )
+        return
+    path = raw_dir(config) / "manifest.json"
+    try:
+        splits = raw_manifest(config)["splits"]
+    except UserError as problem:
+        yield Link("raw text", shown(path.parent), "", "✗" if path.exists() else "?", str(problem))
+        return
+    files = [entry for split in splits.values() for entry in split["files"]]
+    wrong = [entry["name"] for entry in files if not _is_file(path.parent, entry, deep)]
+    said = f"not what the manifest says: {', '.join(wrong)}" if wrong else f"{len(files):,} files"
+    yield Link("raw text", shown(path.parent), sha256_json(splits), "✗" if wrong else "✓", said)
+
+
+def _is_file(folder: Path, entry: dict[str, Any], deep: bool) -> bool:
+    path = folder / entry["name"]
+    if not path.is_file() or path.stat().st_size != entry["bytes"]:
+        return False
+    return not deep or sha256_file(path) == entry["sha256"]
+
+
+def _tokenizer(config: Config, tokenizer: Tokenizer | None) -> Link:
+    path = config.tokenizer.path
+    where = shown(tokenizer_dir(config)) if path is None else path
+    if tokenizer is None:
+        return Link("tokenizer", where, "", "?", "not at hand")
+    if path is not None:
+        return Link("tokenizer", where, tokenizer.fingerprint, "✓", "named by the config")
+    differing = changes(config)
+    if differing:
+        return Link("tokenizer", where, tokenizer.fingerprint, "✗", f"made from something else: {'; '.join(differing)}")
+    return Link("tokenizer", where, tokenizer.fingerprint, "✓", "trained on this text")
+
+
+def _shards(
+    split: str, folder: Path, manifest: dict[str, Any], config: Config | None, tokenizer: Tokenizer | None, deep: bool
+) -> Link:
+    said: dict[Mark, list[str]] = {"✗": [], "?": [], "✓": []}
+    if deep:
+        problems = verify(folder)
+        said["✗" if problems else "✓"] += problems or ["every bit is as it was written"]
+    elif not (folder / SETTINGS).exists() or sha256_json(read_json(folder / SETTINGS)) != manifest["settings"]:
+        said["✗"].append(f"{SETTINGS} is not that of the manifest")
+    if tokenizer is None:
+        said["?"].append("the tokenizer is not at hand")
+    elif manifest["tokenizer"] != tokenizer.fingerprint:
+        said["✗"].append(f"made by another tokenizer ({manifest['tokenizer'][:12]})")
+    else:
+        said["✓"].append("made by this tokenizer")
+    mark, text = _input(split, folder, manifest, config)
+    said[mark].append(text)
+    mark = next(mark for mark in said if said[mark])
+    return Link(f"shards, {split}", shown(folder), identity_of(manifest)["shards"], mark, "; ".join(said[mark]))
+
+
+def _input(split: str, folder: Path, manifest: dict[str, Any], config: Config | None) -> tuple[Mark, str]:
+    """Whether a split's shards were made from the text that is there now."""
+    short = manifest["input"][:12]
+    if "imported" in manifest:
+        return "✓", f"imported from {manifest['imported']['format']} (input {short})"
+    if config is None or config.data.mixture is not None:
+        return "?", f"made from the input {short}; --config names the text to compare it with"
+    try:
+        source = source_of(config, split)
+        sizes = None if source is None else source.sizes()
+    except UserError as problem:  # the raw text need not be there any more
+        return "?", f"made from the input {short}; {problem}"
+    if source is None:
+        return "?", f"made from the input {short}; the config names no text for it"
+    if read_json(folder / SETTINGS).get(INPUT_SIZES) != sizes:
+        return "✗", f"made from another input ({short}): the files are of other sizes"
+    try:
+        unchanged(source, folder, manifest)
+    except UserError:
+        return "✗", f"made from another input ({short}): the files hold something else"
+    return "✓", f"made from this text (input {short})"
+
+
+def _run(run: Path, identities: dict[str, dict[str, str]], tokenizer: Tokenizer | None) -> Link:
+    config = sha256_file(run / "config.yaml")
+    if not (run / LINEAGE).exists():
+        return Link("run", shown(run), config, "?", f"no {LINEAGE}: it has noted nothing of its data")
+    then = read_json(run / LINEAGE)
+    there = {name: noted for name, noted in then["splits"].items() if name in identities}
+    wrong = [f"trained on other shards of {name}" for name, noted in there.items() if identities[name] != noted]
+    if tokenizer is not None and tokenizer.fingerprint != then["tokenizer"]:
+        wrong.append(f"trained with another tokenizer ({then['tokenizer'][:12]})")
+    gone = [name for name in then["splits"] if name not in there]
+    if wrong or gone:
+        said = "; ".join(wrong) or f"the shards of {', '.join(gone)} are not at hand"
+        return Link("run", shown(run), config, "✗" if wrong else "?", said)
+    what = ", ".join(then["splits"]) or "documents on the fly"
+    return Link("run", shown(run), config, "✓", f"trained on these shards: {what}")
+
+
+def _checkpoints(run: Path, deep: bool) -> Iterator[Link]:
+    for kind in ("step", "best"):
+        found = sorted((run / "checkpoints").glob(f"{kind}-*/{MANIFEST}"))
+        if not found:
+            continue
+        path = found[-1]
+        try:
+            files, then = read_json(path)["files"], read_json(path.parent / "state.json").get("facts", {})
+        except (UserError, KeyError) as problem:
+            yield Link("checkpoint", shown(path.parent), "", "✗", str(problem))
+            continue
+        wrong = [name for name, entry in files.items() if not _is_file(path.parent, {"name": name, **entry}, deep)]
+        said = f"damaged: {', '.join(wrong)}" if wrong else "its files are those of its manifest"
+        mark: Mark = "✗" if wrong else "✓"
+        noted = read_json(run / LINEAGE)["tokenizer"] if (run / LINEAGE).exists() else None
+        if noted is not None and then.get("tokenizer", noted) != noted:
+            mark, said = "✗", f"of another tokenizer ({then['tokenizer'][:12]})"
+        yield Link("checkpoint", shown(path.parent), sha256_file(path), mark, said)
+
+
+def _results(run: Path, identities: dict[str, dict[str, str]]) -> Iterator[Link]:
+    weights = {sha256_file(path): path.parent.name for path in (run / "checkpoints").glob(f"*/{MANIFEST}")}
+    kinds: dict[str, Callable[[dict[str, Any]], str]] = {"inference": _scores_said, "generation": _texts_said}
+    for kind, of in kinds.items():
+        for path in sorted((run / kind).glob("*/results.json")):
+            results = read_json(path)
+            noted = results.get("lineage")
+            if noted is None:
+                yield Link(kind, shown(path.parent), "", "?", "made before lineage was noted")
+                continue
+            wrong, unknown = [], []
+            if noted["weights"] not in weights:
+                unknown.append(f"of weights that are not here any more ({noted['weights'][:12]})")
+            split = results.get("split")
+            if "shards" in noted and split in identities and identities[split] != noted["shards"]:
+                wrong.append(f"scored on other shards of {split} ({noted['shards']['shards'][:12]})")
+            mark: Mark = "✗" if wrong else "?" if unknown else "✓"
+            said = "; ".join(wrong or unknown) or f"{of(results)} of {weights[noted['weights']]}"
+            yield Link(kind, shown(path.parent), sha256_file(path), mark, said)
+
+
+def _scores_said(results: dict[str, Any]) -> str:
+    return f"loss {results['measures']['loss']:.4f} on these shards of {results['split']},"
+
+
+def _texts_said(results: dict[str, Any]) -> str:
+    return f"{results['texts']:,} texts"
