@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 from configs.places import dataset_name
 from configs.schema import Config
-from corpus import reading, synthetic
+from corpus import synthetic
 from corpus.fields import BadRecord, Fields, texts_of
+from corpus.files import COMPRESSED, Row, kind_of
 from corpus.inputs import FunctionSource, Source, address_of, share_of, source_of, split_files
 from corpus.raw import is_stored, is_streamed, raw_manifest
-from corpus.reading import Row
 from utils.hashing import sha256_file, sha256_json
 from utils.messages import UserError
 
@@ -160,7 +160,7 @@ def input_fingerprint(config: Config, split: str) -> str:
     seen = input_settings(config, split)
     if dataset.source == "files":
         files = [path for group in split_files(config, split) for path in group]
-        seen["files"] = [[reading.kind_of(path), sha256_file(path)] for path in files]
+        seen["files"] = [[kind_of(path), sha256_file(path)] for path in files]
     elif is_stored(config):
         seen["files"] = [entry["sha256"] for entry in raw_manifest(config)["splits"][split]["files"]]
     elif is_streamed(config):
@@ -199,7 +199,7 @@ def estimated_bytes(config: Config, split: str) -> int | None:
         low, high = share_of(config, split)
         files = [path for group in split_files(config, split) for path in group]
         # Text compresses to about a quarter.
-        sizes = [path.stat().st_size * (4 if path.suffix in reading.COMPRESSED else 1) for path in files]
+        sizes = [path.stat().st_size * (4 if path.suffix in COMPRESSED else 1) for path in files]
         whole = int(sum(sizes) * (high - low))
     elif is_stored(config):
         whole = raw_manifest(config)["splits"][split]["bytes"]

@@ -15,10 +15,10 @@ from typing import Any, Literal
 
 from configs.places import REPOSITORY, raw_dir, splits
 from configs.schema import Config
-from corpus import reading, synthetic
+from corpus import reading, synthetic, tables
 from corpus.fields import OF_KIND
+from corpus.files import COMPRESSED, Row, TextUnit, find, kind_of
 from corpus.raw import is_streamed, raw_manifest
-from corpus.reading import Row
 from corpus.splitting import CUT, place_of, share
 from utils.files import shown
 from utils.hashing import sha256_file, sha256_json
@@ -101,7 +101,7 @@ class FileSource(Source):
     """Files, read in order."""
 
     def __init__(
-        self, shares: dict[str, Share], files: list[list[Path]], text_unit: reading.TextUnit, longest: int, kind: str,
+        self, shares: dict[str, Share], files: list[list[Path]], text_unit: TextUnit, longest: int, kind: str,
     ) -> None:  # fmt: skip
         """files: each by itself, or two that belong together line by line. longest: bytes of a document.
         kind: of the documents (dataset.kind)."""
@@ -138,9 +138,9 @@ class FileSource(Source):
             return ((i, reading.json_row(line, "", number == i == 0)) for i, line in enumerate(lines))
         first = piece.ends[number - 1] if number else 0
         if piece.reader == "parquet":
-            return enumerate(reading.parquet_group_rows(path, number, first))
+            return enumerate(tables.parquet_group_rows(path, number, first))
         if piece.reader == "arrow":
-            return enumerate(reading.arrow_rows_between(path, first, piece.ends[number]))
+            return enumerate(tables.arrow_rows_between(path, first, piece.ends[number]))
         if piece.reader == "parallel":
             return enumerate(reading.parallel_rows(list(piece.paths), self.names, self.longest))
         return enumerate(row for path in piece.paths for row in reading.rows_of(path, self.text_unit, self.longest))
@@ -176,7 +176,7 @@ class FileSource(Source):
 
     def sizes(self) -> str:
         return sha256_json([
-            [reading.kind_of(path), path.stat().st_size] for piece in self.pieces for path in piece.paths
+            [kind_of(path), path.stat().st_size] for piece in self.pieces for path in piece.paths
         ])  # fmt: skip
 
 
@@ -331,24 +331,24 @@ def split_files(config: Config, split: str) -> list[list[Path]]:
             f"dataset: no path for the split '{split}' of {known}; set dataset.path, or dataset.{split}_path"
         )
     if isinstance(path, str):
-        return [[file] for file in reading.find(REPOSITORY / path)]
+        return [[file] for file in find(REPOSITORY / path)]
     if len(path) != 2 or len(OF_KIND[config.dataset.kind]) != 2:
         raise UserError(
             "dataset: a list of paths is two line-parallel files of kind pairs or prompt_response; this is "
             f"{len(path)} of kind {config.dataset.kind}. A folder or a pattern names many files"
         )
-    pair = [reading.find(REPOSITORY / one) for one in path]
+    pair = [find(REPOSITORY / one) for one in path]
     if [len(files) for files in pair] != [1, 1]:
         raise UserError(f"dataset: line-parallel paths name one file each: {path[0]}, {path[1]}")
     return [[pair[0][0], pair[1][0]]]
 
 
-def _pieces(files: list[list[Path]], text_unit: reading.TextUnit) -> Iterator[Piece]:
+def _pieces(files: list[list[Path]], text_unit: TextUnit) -> Iterator[Piece]:
     """How files are cut into units. Small texts that are a document each are read together."""
     texts: list[Path] = []
     together = texts_before = table_rows = 0
     for group in files:
-        n_bytes = sum(path.stat().st_size * (4 if path.suffix in reading.COMPRESSED else 1) for path in group)
+        n_bytes = sum(path.stat().st_size * (4 if path.suffix in COMPRESSED else 1) for path in group)
         reader = _reader_of(group, text_unit)
         if texts and (reader != "texts" or together + n_bytes > UNIT_BYTES):
             yield Piece(tuple(texts), "texts", together, rows_before=texts_before - len(texts))
@@ -368,13 +368,13 @@ def _pieces(files: list[list[Path]], text_unit: reading.TextUnit) -> Iterator[Pi
         yield Piece(tuple(texts), "texts", together, rows_before=texts_before - len(texts))
 
 
-def _reader_of(group: list[Path], text_unit: reading.TextUnit) -> Reader:
-    kind = reading.kind_of(group[0])
+def _reader_of(group: list[Path], text_unit: TextUnit) -> Reader:
+    kind = kind_of(group[0])
     if len(group) == 2:
         return "parallel"
     if kind in (".parquet", ".arrow"):
         return "parquet" if kind == ".parquet" else "arrow"
-    is_cut = group[0].suffix not in reading.COMPRESSED
+    is_cut = group[0].suffix not in COMPRESSED
     if kind in (".jsonl", ".ndjson", ".json"):
         return "json" if is_cut else "whole"
     if kind in (".csv", ".tsv"):
@@ -387,9 +387,9 @@ def _reader_of(group: list[Path], text_unit: reading.TextUnit) -> Reader:
 def _table_units(path: Path, reader: Reader, n_bytes: int) -> tuple[tuple[int, ...], int]:
     """-> the row that each unit ends before, bytes"""
     if reader == "parquet":
-        groups = reading.parquet_groups(path)
+        groups = tables.parquet_groups(path)
         return tuple(accumulate(rows for rows, _ in groups)) or (0,), sum(size for _, size in groups)
-    rows = reading.arrow_row_count(path)
+    rows = tables.arrow_row_count(path)
     units = max(1, min(rows, -(-n_bytes // UNIT_BYTES)))
     return tuple(rows * (i + 1) // units for i in range(units)), n_bytes
 

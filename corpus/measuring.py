@@ -1,12 +1,15 @@
 """Texts -> their UTF-8 bytes, words and lines, counted many at a time."""
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
 
-# White space for str.split() beyond ASCII: texts that have one are counted one by one.
-OTHER_SPACE = re.compile("[\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]")
+# Beyond ASCII, what str.split() takes for space: U+0085 and U+00A0, and by the first of their three bytes
+# U+1680 | U+2000 to 200A, 2028, 2029, 202F, 205F | U+3000.
+_TWO_BYTES = 0xC2
+_THREE_BYTES = (0xE1, 0xE2, 0xE3)
+_OTHER_SPACES = np.zeros(1 << 16, bool)
+_OTHER_SPACES[[0x85, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x2028, 0x2029, 0x202F, 0x205F, 0x3000]] = True
 
 
 def measured(texts: Sequence[str]) -> np.ndarray:
@@ -14,29 +17,35 @@ def measured(texts: Sequence[str]) -> np.ndarray:
 
     A last line without its end is a line too, so an empty text is one empty line.
     """
-    counts = np.empty((len(texts), 3), np.int64)
     encoded = [text.encode() for text in texts]
-    counts[:, 0] = [len(raw) for raw in encoded]
-    counts[:, 1] = _words(encoded, counts[:, 0])
-    counts[:, 2] = [raw.count(b"\n") + (not raw.endswith(b"\n")) for raw in encoded]
-    for i, text in enumerate(texts):
-        if not text.isascii() and OTHER_SPACE.search(text):
-            counts[i, 1] = len(text.split())
-    return counts
-
-
-def _words(encoded: list[bytes], lengths: np.ndarray) -> list[int]:
-    """Words between ASCII white space: places where a letter follows a space or the start of its text."""
     letters = np.frombuffer(b"".join(encoded), np.uint8)
     # Space; tab to carriage return; the four separators of ASCII. Differences below zero wrap around.
     is_space = (letters - np.uint8(9) <= 4) | (letters - np.uint8(28) <= 4)
+    if not all(map(str.isascii, texts)):
+        _mark_other_spaces(letters, is_space)
     begins = ~is_space
     begins[1:] &= is_space[:-1]
-    ends = np.cumsum(lengths).tolist()
-    words, start = [], 0
-    for end in ends:
-        if end > start:
+    is_end = letters == ord("\n")
+    counts, start = [], 0
+    for raw in encoded:
+        end = start + len(raw)
+        if raw:
             begins[start] = not is_space[start]
-        words.append(np.count_nonzero(begins[start:end]))
+        words, lines = np.count_nonzero(begins[start:end]), np.count_nonzero(is_end[start:end])
+        counts.append((len(raw), words, lines + (not raw or not is_end[end - 1])))
         start = end
-    return words
+    return np.array(counts, np.int64).reshape(-1, 3)
+
+
+def _mark_other_spaces(letters: np.ndarray, is_space: np.ndarray) -> None:
+    """Marks the bytes of spaces beyond ASCII. letters: (N,) of whole characters in UTF-8"""
+    places = np.flatnonzero(letters == _TWO_BYTES)
+    places = places[_OTHER_SPACES[letters[places + 1]]]  # after C2 the second byte is the code point
+    is_space[places] = is_space[places + 1] = True
+    for first in _THREE_BYTES:
+        places = np.flatnonzero(letters == first)
+        if places.size:
+            second, third = letters[places + 1].astype(np.uint16), letters[places + 2]
+            codes = np.uint16((first & 0x0F) << 12) | (second & 0x3F) << 6 | (third & 0x3F)
+            places = places[_OTHER_SPACES[codes]]
+            is_space[places] = is_space[places + 1] = is_space[places + 2] = True

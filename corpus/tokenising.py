@@ -34,7 +34,7 @@ from corpus.parts import (
     unchanged,
     write_part,
 )  # fmt: skip
-from corpus.raw import is_stored
+from corpus.raw import is_stored, is_streamed
 from corpus.shard_writer import ShardWriter
 from corpus.shards import FORMAT_VERSION, SETTINGS, Skipped, Tokens, map_tensors
 from corpus.tasks import Result, Work, tasks
@@ -195,7 +195,7 @@ class _Run:
                         break
             for writer in writers.values():
                 writer.close()
-        for split, writer in writers.items():
+        for split, writer in sorted(writers.items(), key=lambda one: one[0] == "train"):  # others may end with train
             stop = caps[split].unit if caps[split].full else units.stop
             read = range(units.start, stop), inputs[stop]
             write_part(self.folder[split], part, self.settings[split], writer, *read)
@@ -230,8 +230,11 @@ class _Run:
             if unit - 4096 in inputs:
                 del inputs[unit - 4096]
             meter.done += self.source.unit_bytes(unit) / 1e6
-        for split, tokens in result.tokens.items():
-            tokens = caps[split].cut(tokens)
+        for split in sorted(result.tokens, key=lambda name: name != "train"):
+            tokens = caps[split].cut(result.tokens[split])
+            if split == "train" and caps[split].full and is_streamed(self.config):
+                for other in caps.values():  # what is cut from the same stream ends with it, and is as much smaller
+                    other.end(caps[split].limit)
             writers[split].add(tokens, inputs)
             for one in tokens.skipped:
                 self._note(self.bad[split], one)
@@ -259,13 +262,21 @@ class _Cap:
         self.max_bytes = config.dataset.max_bytes if applies else None
         self.max_tokens = config.tokenize.max_tokens
         self.documents, self.n_bytes, self.tokens = writer.read_documents, writer.read_bytes, writer.tokens_done
-        self.full, self.unit = False, 0  # and the unit in which that came about
+        self.full, self.unit, self.limit = False, 0, 0  # and the unit and address where that came about
+        self.stop: int | None = None  # address at which reading ends although the split is not full
+
+    def end(self, address: int) -> None:
+        """Nothing from this address on is taken."""
+        if not self.full:
+            self.full, self.unit, self.stop = True, unit_of(address), address
 
     def cut(self, tokens: Tokens) -> Tokens:
         """What still fits, in order."""
         if self.max_documents is self.max_bytes is self.max_tokens is None:
             return tokens
-        if self.full:
+        if self.stop is not None:
+            tokens = tokens.before(self.stop)
+        elif self.full:
             return tokens.before(0)
         refused = [(one.address, one.n_bytes, 0) for one in tokens.skipped if one.n_bytes]
         kept = np.stack([tokens.addresses, tokens.n_bytes, tokens.sizes()], 1)
@@ -279,9 +290,9 @@ class _Cap:
                 beyond |= count > most
         if beyond.any():
             self.full = True
-            limit = int(rows[int(np.argmax(beyond)), 0])
-            self.unit = unit_of(limit)
-            return tokens.before(limit)
+            self.limit = int(rows[int(np.argmax(beyond)), 0])
+            self.unit = unit_of(self.limit)
+            return tokens.before(self.limit)
         if len(rows):
             self.documents, self.n_bytes, self.tokens = int(documents[-1]), int(n_bytes[-1]), int(n_tokens[-1])
         return tokens

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from configs.schema import Config
 from corpus.fields import BadRecord, fill
-from corpus.reading import Row, rows_of
+from corpus.files import Row
+from corpus.reading import rows_of
 from models.interface import ModelFacts
 from tokenizer.tokenizer import Tokenizer
 from utils.files import shown

@@ -211,7 +211,7 @@ def streamed(config: Config) -> Entry:
 
 def local_files(config: Config) -> Entry:
     """Files where they lie: that they are there, and their sizes. (Tokenising reads and hashes them anyway.)"""
-    from corpus.reading import find
+    from corpus.files import find
 
     dataset = config.dataset
     files: list[Path] = []

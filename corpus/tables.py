@@ -1,0 +1,139 @@
+"""Tables (csv, tsv, Parquet, Arrow) -> their rows, one at a time, in constant memory."""
+
+import csv
+import io
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from corpus.files import Row, damage, kind_of, opened
+from utils.files import shown
+from utils.messages import UserError
+
+
+def separated_rows(path: Path, longest: int) -> Iterator[Row]:
+    """csv: quoted as usual. tsv: never quoted, so that a quotation mark in a text is only that."""
+    csv.field_size_limit(max(csv.field_size_limit(), longest))
+    # Bytes that are not UTF-8 become lone surrogates, so that the row, not the whole file, is bad.
+    with io.TextIOWrapper(opened(path), encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        if kind_of(path) == ".csv":
+            reader = csv.DictReader(file, strict=True)
+        else:
+            reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        names = list(reader.fieldnames or [])
+        if len(set(names)) < len(names):
+            raise UserError(f"{shown(path)}:1: two columns have the same name, of {', '.join(names)}; rename one")
+        while True:
+            where = f"{shown(path)}:{reader.line_num + 1}"
+            try:
+                record = next(reader, None)
+            except csv.Error as problem:
+                yield Row(where, None, "not CSV", str(problem))
+                continue
+            if record is None:
+                return
+            # A row longer than the first line has its last cells under None.
+            if None in record:
+                yield Row(where, None, "not CSV", f"{len(record[None])} columns more than the first line")
+            elif any(isinstance(cell, str) and _is_escaped(cell) for cell in record.values()):
+                yield Row(where, None, "not UTF-8")
+            else:
+                yield Row(where, {k: v.replace("\r\n", "\n") if isinstance(v, str) else v for k, v in record.items()})
+
+
+def _is_escaped(text: str) -> bool:
+    return not text.isascii() and any("\udc80" <= letter <= "\udcff" for letter in text)
+
+
+def parquet_rows(path: Path) -> Iterator[Row]:
+    """All rows of a Parquet file."""
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(path) as file:
+        yield from _batch_rows(path, file.iter_batches(batch_size=256))
+
+
+def parquet_groups(path: Path) -> list[tuple[int, int]]:
+    """Rows and bytes, uncompressed, of each row group of a Parquet file."""
+    import pyarrow.parquet
+
+    with damage(path), pyarrow.parquet.ParquetFile(path) as file:
+        groups = (file.metadata.row_group(i) for i in range(file.metadata.num_row_groups))
+        return [(group.num_rows, group.total_byte_size) for group in groups]
+
+
+def parquet_group_rows(path: Path, group: int, first_row: int) -> Iterator[Row]:
+    """The rows of one row group. first_row: rows of the file before it."""
+    import pyarrow.parquet
+
+    with damage(path), pyarrow.parquet.ParquetFile(path) as file:
+        if group < file.metadata.num_row_groups:  # an empty file has none
+            yield from _batch_rows(path, file.iter_batches(batch_size=256, row_groups=[group]), first_row)
+
+
+def arrow_rows(path: Path) -> Iterator[Row]:
+    """All rows of an Arrow file."""
+    yield from arrow_rows_between(path, 0, None)
+
+
+def arrow_rows_between(path: Path, start: int, stop: int | None) -> Iterator[Row]:
+    """The rows start, …, stop - 1 (None: to the end) of an Arrow file."""
+    import pyarrow
+
+    with damage(path), pyarrow.memory_map(str(path)) as source:
+        first = 0
+        for batch in _arrow_batches(source):
+            low, high = max(start - first, 0), batch.num_rows
+            if stop is not None:
+                high = min(high, stop - first)
+            if low < high:
+                yield from _batch_rows(path, _slices(batch.slice(low, high - low)), first + low)
+            first += batch.num_rows
+            if stop is not None and first >= stop:
+                return
+
+
+def arrow_row_count(path: Path) -> int:
+    """Rows of an Arrow file; nothing of them is read."""
+    import pyarrow
+
+    with damage(path), pyarrow.memory_map(str(path)) as source:
+        return sum(batch.num_rows for batch in _arrow_batches(source))
+
+
+def _arrow_batches(source: Any) -> Iterable[Any]:
+    import pyarrow
+
+    try:
+        return pyarrow.ipc.open_stream(source)
+    except pyarrow.ArrowInvalid:  # the other of Arrow's two formats
+        source.seek(0)
+        file = pyarrow.ipc.open_file(source)
+        return (file.get_batch(i) for i in range(file.num_record_batches))
+
+
+def _slices(batch: Any, rows: int = 256) -> Iterator[Any]:
+    """A batch of Arrow may be the whole file: only some rows at a time become Python objects."""
+    for start in range(0, batch.num_rows, rows):
+        yield batch.slice(start, rows)
+
+
+def _batch_rows(path: Path, batches: Iterable[Any], number: int = 0) -> Iterator[Row]:
+    for batch in batches:
+        try:
+            records = batch.to_pylist()
+        except UnicodeDecodeError:
+            yield from _one_by_one(path, batch, number)
+            number += batch.num_rows
+            continue
+        for record in records:
+            number += 1
+            yield Row(f"{shown(path)}:{number}", record)
+
+
+def _one_by_one(path: Path, batch: Any, number: int) -> Iterator[Row]:
+    for i in range(batch.num_rows):
+        try:
+            yield Row(f"{shown(path)}:{number + i + 1}", batch.slice(i, 1).to_pylist()[0])
+        except UnicodeDecodeError:
+            yield Row(f"{shown(path)}:{number + i + 1}", None, "not UTF-8")

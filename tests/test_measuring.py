@@ -1,0 +1,27 @@
+"""Bytes, words and lines, counted many texts at a time, are what Python finds in each."""
+
+import random
+import sys
+
+from corpus.measuring import measured
+
+SPACES = [chr(i) for i in range(sys.maxunicode + 1) if chr(i).isspace()]
+
+
+def expected(texts: list[str]) -> list[list[int]]:
+    return [[len(t.encode()), len(t.split()), t.count("\n") + (not t.endswith("\n"))] for t in texts]
+
+
+def test_every_space_and_its_neighbours() -> None:
+    near = [chr(ord(space) + step) for space in SPACES for step in (-1, 0, 1, 64) if ord(space) + step >= 0]
+    texts = [f"{a}x{b}y\n" for a in near for b in (*SPACES, "z")]
+    assert measured(texts).tolist() == expected(texts)
+    assert measured([]).tolist() == [] and measured(["", "\n", " "]).tolist() == expected(["", "\n", " "])
+
+
+def test_random_texts() -> None:
+    chance = random.Random(0)
+    letters = [*SPACES, *"abc  \n\néß漢字か🤗\u200b\x00"]
+    for _ in range(200):
+        texts = ["".join(chance.choices(letters, k=chance.randint(0, 30))) for _ in range(chance.randint(0, 20))]
+        assert measured(texts).tolist() == expected(texts)
