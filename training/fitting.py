@@ -11,7 +11,7 @@ from models.interface import ModelFacts
 from objectives.facts import Objective, VocabularyFacts
 from tokenizer.tokenizer import Tokenizer
 from utils.files import read_json, shown
-from utils.messages import UserError, is_first_rank, warn
+from utils.messages import UserError, warn
 
 
 def vocabulary_facts(tokenizer: Tokenizer, model_facts: ModelFacts) -> VocabularyFacts:
@@ -156,7 +156,7 @@ def _other_sizes(shards: ShardSet, config: Config) -> list[str]:
     """Whether the files of the text have become longer, shorter, more or fewer. They may be gone altogether."""
     sizes = read_json(shards.directory / SETTINGS).get(INPUT_SIZES)
     try:
-        now = input_sizes(config, shards.manifest["split"]) if sizes is not None and is_first_rank() else sizes
+        now = input_sizes(config, shards.manifest["split"]) if sizes is not None else None
     except UserError:
         return []
     return [] if now == sizes else ["the files that it was read from have other sizes now"]
