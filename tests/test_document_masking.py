@@ -184,6 +184,24 @@ def test_changing_a_document_moves_nothing_in_another(prepared: tuple[Path, Toke
             assert (moved[row, begin:end].max() > 0) == (number == chosen)
 
 
+@pytest.mark.parametrize("name", ["ours", "gpt2", "mistral", "bert", "t5", "bart"])
+@torch.no_grad()
+def test_documents_of_one_token_are_alone_as_well(name: str) -> None:
+    objective, model = exact(name)
+    documents = torch.tensor([[0, 1, 2, 2, 2, 3, -1, -1], [0, 0, 0, 0, 1, 2, 3, 3]])
+    positions = torch.tensor([[0, 0, 0, 1, 2, 0, 0, 1], [0, 1, 2, 3, 0, 0, 0, 1]])
+    ids = torch.arange(10, 26).view(2, 8)
+    batch = {"input_ids": ids, "documents": documents, "position_ids": positions}
+    if objective == "seq2seq":
+        batch |= {f"decoder_{name}": tensor for name, tensor in batch.items()}
+        batch["decoder_input_ids"] = ids + 20
+    logits = model.logits(batch)
+    for span in spans_of(batch):
+        alone = model.logits({key: batch[key][row : row + 1, begin:end] for key, (row, begin, end) in span.items()})
+        row, begin, end = span["input_ids"]
+        assert (logits[row, begin:end] - alone[0]).abs().max() <= 1e-5 * alone.abs().max()
+
+
 @pytest.mark.parametrize("packing", ["full", "best_fit"])
 @pytest.mark.parametrize("name", ["ours", "gpt2"])
 @torch.no_grad()
