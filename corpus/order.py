@@ -11,7 +11,7 @@ import numpy as np
 from corpus.chance import draw, key_of
 
 ROUNDS = 8
-BLOCK = 1 << 15  # places at a time: what is computed with them stays in the processor's cache
+BLOCK = 1 << 16  # places at a time: what is computed with them stays in the processor's cache
 SHUFFLED = 1 << 14  # a corpus of at most so many samples is really shuffled: a network mixes few numbers unevenly
 FEW = 256  # places of one epoch that are worth a turn of their own
 ODD = np.uint64(0x9E3779B97F4A7C15)
