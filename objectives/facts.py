@@ -67,7 +67,8 @@ def filled(tokens: np.ndarray, lengths: np.ndarray, filling: int) -> tuple[np.nd
 
 def documents_at(documents: np.ndarray, real: np.ndarray) -> np.ndarray:
     """documents, real (B, T) -> which of the row's documents each place belongs to, NO_DOCUMENT where it is filled"""
-    return np.where(real == 1, documents, NO_DOCUMENT)
+    filled_nowhere = real.strides == (0, 0)  # a single 1, seen from every place
+    return documents if filled_nowhere else np.where(real == 1, documents, NO_DOCUMENT)
 
 
 def first_places(documents: np.ndarray) -> np.ndarray:
@@ -95,5 +96,5 @@ def kept_apart(arrays: dict[str, np.ndarray], objective: str) -> dict[str, np.nd
 
 def positions_within(documents: np.ndarray) -> np.ndarray:
     """Numbers of documents (B, T) -> the position of each place in its own document, from 0."""
-    places = np.broadcast_to(np.arange(documents.shape[1]), documents.shape)
-    return places - np.maximum.accumulate(np.where(first_places(documents), places, 0), axis=1)
+    starts, n = np.flatnonzero(first_places(documents)), documents.size  # of rows end to end
+    return (np.arange(n) - np.repeat(starts, np.diff(starts, append=n))).reshape(documents.shape)
