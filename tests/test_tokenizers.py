@@ -74,6 +74,8 @@ def test_every_kind_has_the_same_face(trained: dict[str, Tokenizer], kind: str) 
     for text, (row, ends) in zip(sample, tokenizer.encode_with_offsets_batch(sample), strict=True):
         expected, offsets = tokenizer.encode_with_offsets(text)
         assert row.tolist() == expected and ends.tolist() == [end for _, end in offsets] and ends.dtype == np.int64
+    if kind in ("sp unigram", "sp bpe", "sp char"):
+        assert tokenizer.encode_with_offsets("x 🤗")[1].count((2, 3)) == 4  # each of the bytes of the character
     engine = "sentencepiece" if kind.startswith("sp") else "gigatoken" if kind == "byte_level_bpe" else "tokenizers"
     assert tokenizer.fast.startswith(engine if fast_bpe.installed() else engine.replace("gigatoken", "tokenizers"))
     copy = pickle.loads(pickle.dumps(tokenizer))
