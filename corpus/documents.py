@@ -15,8 +15,9 @@ from configs.schema import Config
 from corpus import synthetic
 from corpus.fields import BadRecord, Fields, texts_of
 from corpus.files import COMPRESSED, Row, kind_of
-from corpus.inputs import FunctionSource, Source, address_of, share_of, source_of, split_files
+from corpus.inputs import FunctionSource, Source, address_of
 from corpus.raw import is_stored, is_streamed, raw_manifest
+from corpus.sources import share_of, source_of, split_files
 from utils.hashing import sha256_file, sha256_json
 from utils.messages import UserError
 

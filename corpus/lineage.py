@@ -13,10 +13,10 @@ from typing import Any, Literal
 from configs.places import mixture_sources, raw_dir, split_dir, tokenizer_dir, validation_names
 from configs.schema import Config
 from corpus import reading
-from corpus.inputs import source_of, split_files
 from corpus.parts import unchanged
 from corpus.raw import raw_manifest
 from corpus.shards import MANIFEST, SETTINGS, read_manifest
+from corpus.sources import source_of, split_files
 from corpus.verifying import verify
 from tokenizer.tokenizer import Tokenizer
 from tokenizer.trained import changes

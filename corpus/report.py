@@ -2,8 +2,8 @@
 
 from configs.places import shards_dir, splits
 from configs.schema import Config
-from corpus.inputs import has_split, sources
 from corpus.parts import begin, join
+from corpus.sources import has_split, sources
 from corpus.tokenising import Made, lengths_of, settings_of
 from corpus.verifying import verify
 from tokenizer.tokenizer import Tokenizer

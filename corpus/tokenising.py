@@ -21,7 +21,7 @@ from configs.places import shards_dir, splits
 from configs.schema import Config
 from corpus.documents import EMPTY, BadDocuments, Reader, input_settings, read_documents
 from corpus.encoding import Encoder, Refused, layout_of, sides
-from corpus.inputs import ROW, Source, address_of, sources, unit_of
+from corpus.inputs import ROW, Source, address_of, unit_of
 from corpus.parts import (
     about,
     begin,
@@ -37,6 +37,7 @@ from corpus.parts import (
 from corpus.raw import is_stored, is_streamed
 from corpus.shard_writer import ShardWriter
 from corpus.shards import FORMAT_VERSION, SETTINGS, Skipped, Tokens, map_tensors
+from corpus.sources import sources
 from corpus.tasks import Result, Work, tasks
 from corpus.workers import Workers
 from tokenizer.tokenizer import Tokenizer

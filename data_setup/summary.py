@@ -8,7 +8,7 @@ from configs.places import dataset_name, splits
 from configs.schema import Config
 from corpus.documents import BadDocuments, Document, read_documents
 from corpus.fields import texts_of
-from corpus.inputs import has_split
+from corpus.sources import has_split
 from data_setup.raw_text import RawFolder
 from utils.files import shown
 from utils.messages import duration, histogram, info, progress, size, table

@@ -17,8 +17,8 @@ from configs import places
 from configs.command_line import to_generate
 from configs.schema import Config, Decoding
 from corpus.documents import input_settings
-from corpus.inputs import source_of
 from corpus.lineage import identity_of
+from corpus.sources import source_of
 from evaluation.metrics import Metric, Score, load_metrics, one_line
 from evaluation.opening import Opened, find_model, open_model
 from evaluation.results import RESULTS, earlier, label, made_from, move_aside

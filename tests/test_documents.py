@@ -14,8 +14,8 @@ from configs.schema import Config
 from corpus.documents import BadDocuments, Document, input_fingerprint, read_documents
 from corpus.fields import fill
 from corpus.files import find
-from corpus.inputs import has_split
 from corpus.reading import rows_of
+from corpus.sources import has_split
 from corpus.splitting import place_of
 from utils.messages import UserError
 

@@ -9,9 +9,10 @@ import pytest
 from configs.schema import Config
 from corpus import inputs
 from corpus.documents import read_documents
-from corpus.inputs import FileSource, Source, sources
+from corpus.inputs import FileSource, Source
 from corpus.parts import part_units
 from corpus.reading import rows_of
+from corpus.sources import sources
 
 WHOLE = {"train": (0.0, 1.0)}
 

@@ -22,9 +22,9 @@ from configs.schema import Config
 from corpus import held
 from corpus.documents import Reader, read_documents
 from corpus.encoding import Encoder, layout_of
-from corpus.inputs import source_of
 from corpus.packing import Packing
 from corpus.shards import ShardSet
+from corpus.sources import source_of
 from corpus.streaming import Position, Recipe, Stream, goes_on
 from corpus.tokenising import tokenise
 from corpus.window_index import WindowIndex

@@ -10,7 +10,7 @@ from configs.places import splits
 from configs.schema import Config
 from corpus.documents import BadDocuments, read_documents
 from corpus.fields import texts_of
-from corpus.inputs import has_split
+from corpus.sources import has_split
 from tokenizer.tokenizer import Tokenizer
 from tokenizer.training_text import pieces
 from utils.messages import UserError, size

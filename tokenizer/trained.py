@@ -9,10 +9,10 @@ from typing import Any
 from configs.places import tokenizer_dir
 from configs.schema import Config
 from corpus.documents import input_fingerprint
-from corpus.inputs import source_of
 from corpus.raw import differences
+from corpus.sources import source_of
 from utils.files import atomic_folder, check_writable, read_json, shown
-from utils.messages import UserError, table
+from utils.messages import UserError, table, warn
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -78,14 +78,17 @@ def changes(config: Config) -> list[str]:
 
 
 def check(config: Config) -> None:
-    """Raises UserError where the tokenizer that was trained here is not the one that the config describes."""
+    """Raises UserError where the tokenizer that was trained here is not the one that the config describes.
+
+    With tokenize.path it only warns: shards in a place of their own may be of other text."""
     differing = changes(config)
-    if differing:
-        where = shown(tokenizer_dir(config))
-        raise UserError(
-            f"the tokenizer in {where} was made from something else: {'; '.join(differing)}. Train it again with "
-            f"--restart, or set tokenizer.path={where} to use it all the same"
-        )
+    if not differing:
+        return
+    where = shown(tokenizer_dir(config))
+    said = f"the tokenizer in {where} was made from something else: {'; '.join(differing)}"
+    if config.tokenize.path is None:
+        raise UserError(f"{said}. Train it again with --restart, or set tokenizer.path={where} to use it all the same")
+    warn(f"{said}; it is used all the same, as tokenize.path names a place of its own")
 
 
 def write(config: Config, trainer: str, files: dict[str, bytes], report: list[tuple[str, str]]) -> Path:

@@ -120,7 +120,7 @@ def file_of(config: Config, entry: dict[str, Any], file: str) -> Path | None:
 def raw_text(config: Config, found: Found) -> str:
     """The first documents of every split."""
     from corpus.documents import read_documents
-    from corpus.inputs import has_split
+    from corpus.sources import has_split
 
     if config.data.mixture is not None:
         return "not read: the corpora of data.mixture have configs of their own"

@@ -17,8 +17,8 @@ from configs.schema import Config
 from corpus.documents import Reader, input_settings
 from corpus.encoding import Encoder, layout_of
 from corpus.held import HeldShards
-from corpus.inputs import source_of
 from corpus.packing import Packing, Windows
+from corpus.sources import source_of
 from corpus.streaming import Position, Recipe, Stream, goes_on
 from tokenizer.tokenizer import Tokenizer
 from training.ranks import gathered
@@ -105,11 +105,11 @@ class StreamLoader:
         return goes_on(before, self.ranks * self.readers)[self.rank * self.readers :][: self.readers]
 
     def state(self, steps: int) -> dict[str, Any]:
-        """What to go on from when so many steps of the run are done."""
+        """What to go on from when so many steps of the run are done, and no more have been asked for."""
         readers = []
         for reader, position in enumerate(self.first):
             last = steps - 1 - (steps - 1 - reader) % self.readers  # the last step that it has made
-            readers.append(asdict(self.noted.get(last, position)))
+            readers.append(asdict(position if last < self.start else self.noted[last]))
         return {"readers": readers}
 
     def __len__(self) -> int:
