@@ -12,7 +12,7 @@ import pytest
 import yaml
 from fake_hub import FakeHub, serving
 from small_data import small_tokenizer
-from test_data_setup import hub_directory
+from test_data_setup import digests, hub_directory
 
 from configs.loading import load_config
 from configs.pins import revision_of
@@ -20,6 +20,7 @@ from tests.conftest import RunScript
 from tokenizer.tokenizer import Tokenizer
 from utils.hashing import sha256_file
 
+NEW = {"arguments": {"width": 16, "depth": 1, "heads": 1}}
 FETCH, PREFLIGHT = ["-m", "tools.fetch"], ["-m", "tools.preflight"]
 
 
@@ -153,6 +154,36 @@ def test_damage_and_what_the_hub_lacks_are_named(place: Place, run_script: RunSc
     assert absent.stderr.count("\n") == 1
 
 
+def test_a_streamed_dataset_is_tokenised_from_what_was_fetched(place: Place, run_script: RunScript) -> None:
+    """Its files alone are brought: none of another subset, no raw text. The shards are those of the Hub itself."""
+    text = place.folder / "subsets"
+    hub_directory(text, rows=600)
+    shutil.copy(text / "data/train-00000-of-00002.parquet", text / "other.parquet")
+    files = {"other": "other.parquet", "some": "data/train-*"}
+    configs = [{"config_name": name, "data_files": [{"split": "train", "path": path}]} for name, path in files.items()]
+    (text / "README.md").write_text(f"---\n{yaml.safe_dump({'configs': configs})}---\n")
+    commit = place.hub.commit("datasets", "org/subsets", text)
+    dataset = {"source": "hub", "name": "org/subsets", "subset": "some", "streamed": True}
+    config = place.write("streamed", dataset=dataset, tokenizer={"path": str(place.model)}, model=NEW)
+    tokens = place.folder / "data/org--subsets--some/tokens"
+    direct = run_script(["tokenize_data.py", config, f"paths.data={place.folder}/direct"], env=place.env)
+    assert direct.returncode == 0, direct.stderr
+
+    assert run_script([*FETCH, config], env=place.env).returncode == 0
+    (entry, *_) = json.loads((tokens.parent / "fetched.json").read_text())["fetched"]
+    assert entry["commit"] == commit
+    assert set(entry["files"]) == {"README.md", *(f"data/train-0000{number}-of-00002.parquet" for number in (0, 1))}
+    offline = {**place.env, "HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "http://127.0.0.1:9"}
+    checked = run_script([*PREFLIGHT, config], env=offline)
+    assert checked.returncode == 0, checked.stdout
+    made = run_script(["tokenize_data.py", config], env=offline)
+    assert made.returncode == 0, made.stderr
+    assert not (tokens.parent / "raw").exists()
+    straight = place.folder / "direct/org--subsets--some/tokens"
+    for split in ("train", "validation", "test"):
+        assert digests(tokens / split) == digests(straight / split)
+
+
 CALLS = """
 import urllib.request
 
@@ -177,7 +208,7 @@ def test_what_calls_out_is_found(way: str, place: Place, run_script: RunScript) 
         "calling",
         dataset={"source": "calling_out.documents", "arguments": {"address": place.hub.address + "/calling"}},
         tokenizer={"path": str(place.model)},
-        model={"arguments": {"width": 16, "depth": 1, "heads": 1}},
+        model=NEW,
     )
     env = {**place.env, "PYTHONPATH": str(place.folder)}
     command = PREFLIGHT if way == "namespace" else ["-c", GUARDED]

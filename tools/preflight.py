@@ -2,7 +2,7 @@
 
     python -m tools.preflight configs/user_configs/mine.yaml
 
-The process cuts itself off before it reads anything. Nothing is written. What is missing is named with the command that
+The process cuts itself off before it reads anything. No stage is run. What is missing is named with the command that
 brings it, and the exit code is 2; what a stage of Liftoff makes without a network is not missing.
 """
 
