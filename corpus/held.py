@@ -11,8 +11,9 @@ import numpy as np
 from configs.schema import Config
 from corpus.documents import BadDocuments, Document, read_documents
 from corpus.encoding import Encoder, Piece, layout_of
-from corpus.inputs import address_of
+from corpus.inputs import address_of, source_of
 from corpus.packing import Packing
+from corpus.raw import is_streamed
 from corpus.shards import Shard, ShardRecord, ShardSet, Tokens, dtype_for, offsets_of, totals
 from tokenizer.tokenizer import Tokenizer
 from utils.messages import UserError, amount, info
@@ -64,19 +65,22 @@ class HeldShards(ShardSet):
 
 def read_held(config: Config, split: str, tokenizer: Tokenizer, packing: Packing, enough: int | None) -> HeldShards:
     """The first documents of a split: all, or as many as give about `enough` windows and are as many; of them at most
-    4 million tokens. Says so where that is not all.
+    4 million tokens, and of a split that is cut from a stream its share of that. Says so where that is not all.
 
     Raises UserError where there is no document, or a bad one stops the stage."""
     encoder, bad = Encoder(tokenizer, layout_of(config)), BadDocuments(config.tokenize.bad_documents)
     documents = read_documents(config, split, on_bad=bad)
     places: list[Document] = []
     encoded: list[Tokens] = []
-    tokens, is_all = 0, False
+    tokens, is_all, most = 0, False, MOST_TOKENS
+    if is_streamed(config) and (source := source_of(config, split)) is not None:
+        low, high = source.shares[split]
+        most = int(MOST_TOKENS * (high - low))  # the rest of the stream is read to no purpose
 
     def where(address: int) -> str:
         return places[address].where
 
-    while not (is_all or tokens >= MOST_TOKENS or _are_enough(len(places), tokens, packing, enough)):
+    while not (is_all or tokens >= most or _are_enough(len(places), tokens, packing, enough)):
         some = list(islice(documents, AT_ONCE))
         is_all = len(some) < AT_ONCE
         pieces = [Piece(address_of(0, len(places) + i), one.fields, one.n_bytes) for i, one in enumerate(some)]
@@ -88,7 +92,7 @@ def read_held(config: Config, split: str, tokenizer: Tokenizer, packing: Packing
     if not is_all and not _are_enough(len(places), tokens, packing, enough):
         info(
             f"{split}: the first {len(places):,} documents, {amount(tokens)} tokens, are used, which is as much as is "
-            "held in memory; data.tokens=shards has no such limit"
+            "read before a run on the fly; data.tokens=shards has no such limit"
         )
     whole = joined(encoded)
     for reason, count in bad.counts.items():

@@ -188,8 +188,10 @@ class HubSource(Source):
                 f"and had {self.units} when it was first read; remove {record_path(self.config)} and begin anew"
             )
         file = self._stream.shard(num_shards=self.units, index=unit)
-        found = records(str(self.name), file.skip(start) if start else file)
-        return ((number, Row("", plain(record))) for number, record in enumerate(found, start))
+        # By batches of one: iterated by itself it would see torch's worker processes, and give each only a share.
+        batches = records(str(self.name), (file.skip(start) if start else file).iter(1))
+        rows = ({name: plain(values[0]) for name, values in batch.items()} for batch in batches)
+        return ((number, Row("", record)) for number, record in enumerate(rows, start))
 
     def where(self, unit: int, row: int) -> str:
         return f"{self.config.dataset.name} ({self.name}), file {unit + 1} of {self.units}:{row + 1}"
