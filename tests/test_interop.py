@@ -1,6 +1,5 @@
 """Token files of other programs: theirs are read, ours are read by them, and the ids are the same all the way round."""
 
-import importlib
 import random
 import struct
 import tracemalloc
@@ -10,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from configs.command_line import at_the_door
 from configs.loading import load_config
 from corpus import interop
 from corpus.importing import import_tokens
@@ -19,6 +17,7 @@ from corpus.shards import ShardRecord, ShardSet, write_tensors
 from corpus.tokenising import tokenise
 from dataset import LanguageModelData
 from models.interface import ModelFacts
+from tests.doors import door
 from tests.small_data import config_for, small_tokenizer, write_documents
 from tokenizer.tokenizer import Tokenizer
 from utils.messages import UserError
@@ -277,14 +276,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = write_documents(folder / "data.jsonl", 200)
     tokenise(config_for(folder, path, tokenize={"shard_tokens": 1500}), tokenizer)
     return folder
-
-
-def door(module: str, *arguments: object) -> int:
-    """Calls it as from the command line. -> exit code"""
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as left:
-        patch.setattr("sys.argv", [f"tools/{module}.py", *map(str, arguments)])
-        at_the_door(importlib.import_module(f"tools.{module}").main)
-    return int(left.value.code or 0)
 
 
 def config_file(folder: Path, made: Path, **tokenize: object) -> Path:
