@@ -315,7 +315,7 @@ def _side_by_side(
     tokens *= real
     scored = real.copy()
     for i in range(int(unscored.max(initial=0))):
-        scored.reshape(-1)[flat[at][(unscored > i) & (length > i)] + i] = False
+        scored.reshape(-1)[flat[at][unscored > i] + i] = False
     return _Text(tokens, lengths, scored, np.repeat(documents, sizes).reshape(n, width)), flat[at] - row * width
 
 

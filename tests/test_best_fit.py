@@ -87,6 +87,9 @@ def test_documents_stay_whole_and_every_token_is_scored_once(
         owner = {token: number for number, document in enumerate(documents) for token in document}
         due = [t for document, of_one in zip(documents, spans, strict=True) for a, b in of_one for t in document[a:b]]
 
+        worth = set(due)
+        if masking and ahead and edges[0] is None:
+            worth -= {document[0] for document in documents if document}
         seen, scored, lost = [], windows.tokens[windows.scored].tolist(), set()
         for i, row in enumerate(text_of(windows, edges)):
             pieces = pieces_of(row, owner)
@@ -100,6 +103,7 @@ def test_documents_stay_whole_and_every_token_is_scored_once(
                 elif at + len(piece) < len(document):
                     assert len(piece) == how.room
                 seen += piece[ahead if at else 0 :]
+                assert worth & set(piece[ahead if at else 0 :])  # no place for what has nothing to say
                 if not at and ahead and ((k == 0 and edges[0] is None) or (k > 0 and masking)):
                     lost.add(piece[0])
             if masking:
@@ -153,6 +157,12 @@ def test_pairs_share_windows_in_the_same_order(tmp_path: Path, kind: str, maskin
             assert windows.documents[i].tolist() == ([0] + numbers_read + [len(told) - 1] * length)[:length]
             numbers_told = [k for k, piece in enumerate(told) for _ in piece]
             assert windows.target_documents[i].tolist() == (numbers_told + [len(told) - 1] * length)[:length]
+        narrow = windows.rows(slice(i, i + 1)).narrowed()
+        assert narrow.tokens.tolist() == [windows.tokens[i, : len(source) + 1].tolist()]
+        assert narrow.target_tokens.tolist() == [target.tolist()] and narrow.scored.shape == narrow.tokens.shape
+        if masking:
+            assert narrow.documents.tolist() == [windows.documents[i, : len(source) + 1].tolist()]
+            assert narrow.target_documents.tolist() == [numbers_told]
     assert sorted(found) == [k for k, (_, target) in enumerate(pairs) if target]
     counts = index.counts
     assert counts.windows < 0.7 * len(found) and not windows.scored.any()
