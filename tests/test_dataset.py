@@ -16,6 +16,7 @@ from dataset import LanguageModelData, evenly_spaced
 from models.interface import ModelFacts
 from tests.small_data import config_for, small_tokenizer, write_documents
 from tokenizer.tokenizer import Tokenizer
+from training.loader import Loader
 from training.measures import input_tokens
 from utils.messages import UserError
 
@@ -291,3 +292,19 @@ def test_shards_of_other_documents_are_not_taken_for_these(tmp_path: Path, capsy
     assert "warning" not in capsys.readouterr().err
     LanguageModelData(config(tmp_path / "named"), tokenizer, CAUSAL).windows("train")
     assert "made from other documents" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("start", [0, 3])
+def test_items_made_together_are_those_made_one_by_one_and_can_be_pinned(
+    start: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[range] = []
+
+    def items(numbers: range) -> list[list[dict[str, Tensor]]]:
+        asked.append(numbers)
+        return [[{"input_ids": torch.tensor([number])}] for number in numbers]
+
+    monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: tensor + 100)  # what only a GPU's machine can do
+    found = [item[0]["input_ids"].item() for item in Loader(items, start, 9, 0, at_once=4, pinned=True)]
+    assert found == [100 + number for number in range(start, 9)]
+    assert asked == [range(start, 4), range(4, 8), range(8, 9)]
