@@ -7,18 +7,16 @@ a text as text, unless asked otherwise. A worker process encodes in one thread, 
 
 import importlib.metadata
 import json
-import multiprocessing
-import os
 import re
 import unicodedata
 from array import array
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from tokenizer import byte_level, token_ends
+from tokenizer.batches import in_one_thread, is_worker, rows, slices
 from tokenizer.fast_bpe import FastBPE, obstacle
 from utils.hashing import sha256_bytes, sha256_json
 from utils.messages import UserError
@@ -49,17 +47,6 @@ def starts_word(token: str, space: tuple[str, ...], continues: str | None) -> bo
     if continues is not None:
         return not token.startswith(continues)
     return not token[:1].isalnum() or token.startswith(space)
-
-
-def rows(values: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
-    """(T,) what belongs to several texts in a row, (N,) how much to each -> N arrays."""
-    stops = np.cumsum(lengths).tolist()
-    return [values[start:stop] for start, stop in zip([0, *stops], stops, strict=False)]
-
-
-def _is_worker() -> bool:
-    """Whether this process was started by another: threads of its own would only fight those of its neighbours."""
-    return multiprocessing.parent_process() is not None
 
 
 class HuggingFaceEngine:
@@ -111,14 +98,17 @@ class HuggingFaceEngine:
     def encode_joined(self, texts: Sequence[str], end: int | None) -> Joined:
         """Ids of all texts in a row. end: an id to put after each text, counted in its length."""
         fast = self._open()
-        return fast.encode(texts, end) if fast else self._own(texts, end, one_thread=_is_worker())
+        return fast.encode(texts, end) if fast else self._own(texts, end, one_thread=is_worker())
 
     def encode_with_ends(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
         """Ids of each text, and for each the place after its last character, int64."""
         if not self._tells_ends():
-            with _one_thread(_is_worker()):
-                encodings = self.pipeline.encode_batch(list(texts), add_special_tokens=False)
-            return [(np.array(e.ids, np.uint32), _ends(e.offsets)) for e in encodings]
+            found = []
+            for some in slices(texts):
+                with in_one_thread(is_worker()):
+                    encodings = self.pipeline.encode_batch(some, add_special_tokens=False)
+                found += [(np.array(e.ids, np.uint32), _ends(e.offsets)) for e in encodings]
+            return found
         ids, lengths = self.encode_joined(texts, None)
         in_bytes = token_ends.ends_in_bytes(self._bytes_of_tokens[ids], lengths)
         found = []
@@ -178,15 +168,17 @@ class HuggingFaceEngine:
         return self._fast
 
     def _own(self, texts: Sequence[str], end: int | None, one_thread: bool) -> Joined:
-        with _one_thread(one_thread):
-            encodings = self.pipeline.encode_batch_fast(list(texts), add_special_tokens=False)
-        ids = array("I")
-        for encoding in encodings:
-            ids.fromlist(encoding.ids)
-            if end is not None:
-                ids.append(end)
-        lengths = np.fromiter(map(len, encodings), np.int64, len(encodings))
-        return np.frombuffer(ids, np.uint32), lengths + (end is not None)
+        ids, lengths = array("I"), array("q")
+        for some in slices(texts):
+            with in_one_thread(one_thread):
+                encodings = self.pipeline.encode_batch_fast(some, add_special_tokens=False)
+            for encoding in encodings:
+                before = len(ids)
+                ids.fromlist(encoding.ids)
+                if end is not None:
+                    ids.append(end)
+                lengths.append(len(ids) - before)
+        return np.frombuffer(ids, np.uint32), np.frombuffer(lengths, np.int64)
 
     def _own_rows(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Ids of each text, in one thread: for gigatoken, which may be forked after that."""
@@ -267,7 +259,7 @@ class SentencePieceEngine:
 
     def encode_joined(self, texts: Sequence[str], end: int | None) -> Joined:
         """Ids of all texts in a row. end: an id to put after each text, counted in its length."""
-        found = self.processor.encode(list(texts), return_type="numpy", num_threads=1 if _is_worker() else -1)
+        found = self.processor.encode(list(texts), return_type="numpy", num_threads=1 if is_worker() else -1)
         lengths = np.fromiter(map(len, found), np.int64, len(found))
         ids = np.concatenate(found).astype(np.uint32, copy=False)
         if end is None:
@@ -276,7 +268,7 @@ class SentencePieceEngine:
 
     def encode_with_ends(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
         """Ids of each text, and for each the place after its last character, int64."""
-        threads = 1 if _is_worker() else -1
+        threads = 1 if is_worker() else -1
         encodings = self.processor.encode(list(texts), return_type="offset_mapping", num_threads=threads)
         found = []
         for encoding in encodings:
@@ -347,21 +339,6 @@ class SentencePieceEngine:
         starts = np.array([starts_word(p, ("▁",), None) and not i for p, i in zip(pieces, inside, strict=True)])
         starts[self.special_ids] = True
         return starts
-
-
-@contextmanager
-def _one_thread(really: bool) -> Iterator[None]:
-    """Keep `tokenizers` from using threads: not only slower in a worker process, but unsafe in one that was forked."""
-    before = os.environ.get("TOKENIZERS_PARALLELISM")
-    if really:
-        os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    try:
-        yield
-    finally:
-        if really and before is None:
-            del os.environ["TOKENIZERS_PARALLELISM"]
-        elif really and before is not None:
-            os.environ["TOKENIZERS_PARALLELISM"] = before
 
 
 def _ends(offsets: Offsets) -> np.ndarray:

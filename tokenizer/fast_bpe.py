@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from tokenizer import byte_level, differing
+from tokenizer.batches import rows
 from utils.messages import UserError
 
 # Stands between the documents of a batch, as a special token of its own. Its first character is nowhere else in it, so
@@ -108,7 +109,9 @@ class FastBPE:
         special = [token.content for token in added if token.special][:20]
         odd = [a + b + a for a in (*PIECES, *special) for b in (*PIECES, *special)]
         ids, lengths = self._encode(odd, None, compared=range(0))
-        self._check_all(odd, np.split(ids, np.cumsum(lengths)[:-1]))
+        for text, given, expected in zip(odd, rows(ids, lengths), own(odd), strict=True):
+            if not np.array_equal(given, expected):
+                self._compare(None, text, given)
 
     def encode(self, texts: Sequence[str], end: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """-> (ids (tokens,) uint32, lengths (texts,) int64). end: an id to put after each text, counted in its length.
@@ -129,6 +132,7 @@ class FastBPE:
         if len(ends) != len(texts):
             elsewhere = sorted({*elsewhere, *(i for i, text in enumerate(texts) if SEPARATOR in text)})
             ids, ends = self._separated(texts, elsewhere)
+        assert len(ends) == len(texts)
         starts = np.concatenate(([0], ends[:-1] + 1))
         left_out = set(elsewhere)
         for i in compared:
@@ -185,11 +189,6 @@ class FastBPE:
         )
         difference.index = index
         raise difference
-
-    def _check_all(self, texts: Sequence[str], ids: list[np.ndarray]) -> None:
-        for text, expected, given in zip(texts, self._own(texts), ids, strict=True):
-            if not np.array_equal(expected, given):
-                self._compare(None, text, given)
 
     def _keep_small(self) -> None:
         """Build the engine anew where its memory of words has grown large."""

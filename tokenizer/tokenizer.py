@@ -18,7 +18,8 @@ from configs.pins import revision_of
 from configs.places import REPOSITORY, tokenizer_dir
 from configs.schema import Config
 from tokenizer import finding
-from tokenizer.engines import HuggingFaceEngine, Offsets, SentencePieceEngine, rows
+from tokenizer.batches import rows
+from tokenizer.engines import HuggingFaceEngine, Offsets, SentencePieceEngine
 from utils.files import atomic_write, shown
 from utils.messages import UserError
 

@@ -1,0 +1,48 @@
+"""A batch of texts: how it is encoded (how much at a time, in how many threads), and taken apart again."""
+
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+
+
+def rows(values: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
+    """(T,) what belongs to several texts in a row, (N,) how much to each -> N arrays."""
+    stops = np.cumsum(lengths).tolist()
+    return [values[start:stop] for start, stop in zip([0, *stops], stops, strict=False)]
+
+
+def slices(texts: Sequence[str], characters: int = 250_000) -> Iterator[list[str]]:
+    """The texts, some at a time: what `tokenizers` makes of few stays in the processor's cache."""
+    some: list[str] = []
+    size = 0
+    for text in texts:
+        some.append(text)
+        size += len(text)
+        if size >= characters:
+            yield some
+            some, size = [], 0
+    if some:
+        yield some
+
+
+def is_worker() -> bool:
+    """Whether this process was started by another: threads of its own would only fight those of its neighbours."""
+    return multiprocessing.parent_process() is not None
+
+
+@contextmanager
+def in_one_thread(really: bool) -> Iterator[None]:
+    """Keep `tokenizers` from using threads: not only slower in a worker process, but unsafe in one that was forked."""
+    before = os.environ.get("TOKENIZERS_PARALLELISM")
+    if really:
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    try:
+        yield
+    finally:
+        if really and before is None:
+            del os.environ["TOKENIZERS_PARALLELISM"]
+        elif really and before is not None:
+            os.environ["TOKENIZERS_PARALLELISM"] = before
