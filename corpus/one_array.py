@@ -12,6 +12,7 @@ class OneArray:
     def __init__(self, parts: list[np.ndarray]) -> None:
         """parts: one-dimensional, contiguous, of one type; they are kept."""
         size = parts[0].itemsize
+        assert all(part.dtype == parts[0].dtype and part.flags.c_contiguous for part in parts)
         begins = np.array([part.__array_interface__["data"][0] for part in parts], np.int64)
         filled = np.array([len(part) > 0 for part in parts])
         self.parts, self.values, self.first = parts, parts[0], np.zeros(len(parts), np.int64)
@@ -19,7 +20,7 @@ class OneArray:
             ends = begins + [part.nbytes for part in parts]
             lowest = int(np.argmin(np.where(filled, begins, ends.max())))
             self.first = np.where(filled, begins - begins[lowest], 0)
-            assert not (self.first % size).any() and all(part.flags.c_contiguous for part in parts)
+            assert not (self.first % size).any()
             self.first //= size
             n = int(ends[filled].max() - begins[lowest]) // size
             self.values = np.lib.stride_tricks.as_strided(parts[lowest], (n,), (size,), writeable=False)
