@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from configs.places import mixture_sources, raw_dir, split_dir, tokenizer_dir, validation_names
 from configs.schema import Config
-from corpus import reading
+from corpus.files import kind_of
 from corpus.parts import unchanged
 from corpus.raw import raw_manifest
 from corpus.shards import MANIFEST, SETTINGS, read_manifest
@@ -66,6 +66,7 @@ def check_run(run: Path, now: dict[str, Any]) -> None:
         return
     then = read_json(path)
     changed = ["the tokenizer"] if then["tokenizer"] != now["tokenizer"] else []
+    changed += ["the documents"] if then.get("documents") != now.get("documents") else []
     names = [name for name in then["splits"] if name in now["splits"]]
     changed += [f"the shards of {name}" for name in names if then["splits"][name] != now["splits"][name]]
     if changed:
@@ -91,7 +92,7 @@ def input_sizes(config: Config, split: str) -> str:
     else:
         raise UserError(f"dataset.source={config.dataset.source} has no files")
     try:
-        return sha256_json([[reading.kind_of(path), path.stat().st_size] for path in paths])
+        return sha256_json([[kind_of(path), path.stat().st_size] for path in paths])
     except OSError as problem:
         raise UserError(f"{problem.filename}: {problem.strerror}") from None
 
@@ -255,7 +256,7 @@ def _checkpoints(run: Path, deep: bool) -> Iterator[Link]:
 
 
 def _results(run: Path, identities: dict[str, dict[str, str]]) -> Iterator[Link]:
-    weights = {sha256_file(path): path.parent.name for path in (run / "checkpoints").glob(f"*/{MANIFEST}")}
+    weights = {path.parent.name: sha256_file(path) for path in (run / "checkpoints").glob(f"*/{MANIFEST}")}
     kinds: dict[str, Callable[[dict[str, Any]], str]] = {"inference": _scores_said, "generation": _texts_said}
     for kind, of in kinds.items():
         for path in sorted((run / kind).glob("*/results.json")):
@@ -264,14 +265,16 @@ def _results(run: Path, identities: dict[str, dict[str, str]]) -> Iterator[Link]
             if noted is None:
                 yield Link(kind, shown(path.parent), "", "?", "made before lineage was noted")
                 continue
-            wrong, unknown = [], []
-            if noted["weights"] not in weights:
-                unknown.append(f"of weights that are not here any more ({noted['weights'][:12]})")
+            wrong, unknown, checkpoint = [], [], Path(results["checkpoint"]).name
+            if checkpoint not in weights:
+                unknown.append(f"of {checkpoint}, which is not here any more ({noted['weights'][:12]})")
+            elif weights[checkpoint] != noted["weights"]:
+                wrong.append(f"of other weights ({noted['weights'][:12]}) than {checkpoint} has now")
             split = results.get("split")
             if "shards" in noted and split in identities and identities[split] != noted["shards"]:
                 wrong.append(f"scored on other shards of {split} ({noted['shards']['shards'][:12]})")
             mark: Mark = "✗" if wrong else "?" if unknown else "✓"
-            said = "; ".join(wrong or unknown) or f"{of(results)} of {weights[noted['weights']]}"
+            said = "; ".join(wrong or unknown) or f"{of(results)} of {checkpoint}"
             yield Link(kind, shown(path.parent), sha256_file(path), mark, said)
 
 
