@@ -54,6 +54,15 @@ def without_merges(description: dict[str, Any]) -> dict[str, Any]:
     return {**description, "model": {**description["model"], "ignore_merges": True, "vocab": vocabulary}}
 
 
+def as_in_old_files(description: dict[str, Any]) -> dict[str, Any]:
+    """Spelled as GPT-2's and RoBERTa's files are: merges as strings, settings left out, an unknown token."""
+    left = {key: description["model"][key] for key in ("vocab", "continuing_subword_prefix", "end_of_word_suffix")}
+    merges = [" ".join(merge) for merge in description["model"]["merges"]]
+    model = {**left, "type": "BPE", "dropout": None, "unk_token": "<s>", "fuse_unk": True, "merges": merges}
+    cut = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    return {**description, "model": model, "pre_tokenizer": cut}
+
+
 @pytest.fixture(scope="module")
 def small() -> dict[str, Any]:
     """The tokenizer that `tokenizer.kind: byte_level_bpe` trains, but small."""
@@ -69,6 +78,7 @@ def kinds(small: dict[str, Any]) -> dict[str, dict[str, bytes]]:
         "qwen2 cuts, nfc": files_of({**trained(byte_level.QWEN2), "normalizer": {"type": "NFC"}}),
         "gpt4o cuts": files_of(trained(byte_level.GPT4O)),
         "ignore_merges": files_of(without_merges(trained(byte_level.GPT4))),
+        "as in old files": files_of(as_in_old_files(small)),
         "looks for strings": files_of(trained(None, added=["  ", "   ", "é", "<tool>", "'s"])),
     }
 
@@ -103,7 +113,15 @@ def real_documents(shared: Path) -> list[str]:
     return documents
 
 
-KINDS = ["gpt2 cuts", "gpt4 cuts", "qwen2 cuts, nfc", "gpt4o cuts", "ignore_merges", "looks for strings"]
+KINDS = [
+    "gpt2 cuts",
+    "gpt4 cuts",
+    "qwen2 cuts, nfc",
+    "gpt4o cuts",
+    "ignore_merges",
+    "as in old files",
+    "looks for strings",
+]
 
 
 @needs_gigatoken
@@ -172,8 +190,6 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "prefix": (lambda d: d["model"].update(continuing_subword_prefix="##"), "model.continuing_subword_prefix=##"),
     "suffix": (lambda d: d["model"].update(end_of_word_suffix="</w>"), "model.end_of_word_suffix=</w>"),
     "byte_fallback": (lambda d: d["model"].update(byte_fallback=True), "model.byte_fallback=True"),
-    "fuse_unk": (lambda d: d["model"].update(fuse_unk=True), "model.fuse_unk=True"),
-    "unk": (lambda d: d["model"].update(unk_token="<s>"), "model.unk_token=<s>"),
     "a new setting": (lambda d: d["model"].update(cunning=True), "model.cunning=True"),
     "a new part": (lambda d: d.update(cunning=True), "cunning, which is not known"),
     "normalizer": (lambda d: d.update(normalizer={"type": "NFKC"}), "normalizer NFKC"),

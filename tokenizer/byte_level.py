@@ -20,14 +20,14 @@ GPT4O = (
 # The patterns that a tokenizer.json spells out; GPT-2's is what ByteLevel has by itself.
 SPELLED_OUT = (GPT4, QWEN2, GPT4O)
 
-# What the model may say, and what beside it; None: anything (it changes no ids).
+# What the model may say, and what beside it; None: anything, which changes no ids (with all bytes, nothing is unknown).
 _MODEL: dict[str, tuple[Any, ...] | None] = {
     "type": ("BPE",),
     "dropout": (None,),
-    "unk_token": (None,),
+    "unk_token": None,
     "continuing_subword_prefix": (None, ""),
     "end_of_word_suffix": (None, ""),
-    "fuse_unk": (False,),
+    "fuse_unk": None,
     "byte_fallback": (False,),
     "ignore_merges": (False, True),
     "vocab": None,
@@ -69,21 +69,24 @@ def refusal(description: dict[str, Any]) -> str | None:
         return f"{unknown[0]}, which is not known"
     if description.get("normalizer") not in (None, {"type": "NFC"}):
         return f"normalizer {_kind(description['normalizer'])}"
-    if not _plain_cut(description.get("pre_tokenizer")):
+    if plain_cut(description.get("pre_tokenizer")) is None:
         return f"pre_tokenizer {_kind(description.get('pre_tokenizer'))}"
     return _odd_vocabulary(model)
 
 
-def _plain_cut(given: dict[str, Any] | None) -> bool:
-    """Whether a text is cut by one of the patterns that are known, and in no other way."""
+def plain_cut(given: dict[str, Any] | None) -> dict[str, Any] | None:
+    """How a text is cut, written out; None where that is by no pattern that is known, or not by that alone."""
 
     def essence(part: dict[str, Any]) -> dict[str, Any]:
         kept = {key: value for key, value in part.items() if key != "trim_offsets"}  # which post-processors alone read
+        if kept.get("type") == "ByteLevel":
+            kept.setdefault("use_regex", True)  # files from before it could be chosen
         if "pretokenizers" in kept:
             kept["pretokenizers"] = [essence(one) for one in kept["pretokenizers"]]
         return kept
 
-    return any(essence(given or {}) == essence(pre_tokeniser(pattern)) for pattern in (None, *SPELLED_OUT))
+    known = [pre_tokeniser(pattern) for pattern in (None, *SPELLED_OUT)]
+    return next((one for one in known if essence(given or {}) == essence(one)), None)
 
 
 def _odd_vocabulary(model: dict[str, Any]) -> str | None:

@@ -102,7 +102,7 @@ class FastBPE:
         self._own = own
         self._normalises = description.get("normalizer") is not None
         self._strings = _looked_for(added)
-        self._separator, self._content = _content(description, [token.content for token in added])
+        self._separator, self._content = _content(description)
         self._differing = differing.table()
         self._compared = 0
         self._build()
@@ -215,26 +215,27 @@ def _looked_for(added: Iterable[Any]) -> list[str]:
     return [s for i, s in enumerate(strings) if not any(shorter in s for shorter in strings[:i])]
 
 
-def _content(description: dict[str, Any], added: list[str]) -> tuple[int, bytes]:
-    """-> (id of the separator, the tokenizer.json for gigatoken: with no added token but the separator)"""
+def _content(description: dict[str, Any]) -> tuple[int, bytes]:
+    """-> (id of the separator, a tokenizer.json for gigatoken: the least that says the same, and the separator)"""
     model = description["model"]
     # Tokens that are not written in the letters of bytes are found in no text; gigatoken would spell them.
     alphabet = set(byte_level.letters())
     vocabulary = {token: index for token, index in model["vocab"].items() if alphabet.issuperset(token)}
     ids = [*model["vocab"].values(), *(token["id"] for token in description.get("added_tokens", []))]
-    separator = max(ids) + 1
-    token = {"id": separator, "content": SEPARATOR, "special": True, "normalized": False}
-    token |= {"single_word": False, "lstrip": False, "rstrip": False}
-    changed = {
-        **description,
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [token],
-        "normalizer": None,
-        "post_processor": None,
-        "model": {**model, "vocab": vocabulary},
+    separator = {"id": max(ids) + 1, "content": SEPARATOR, "special": True, "normalized": False}
+    separator |= {"single_word": False, "lstrip": False, "rstrip": False}
+    least = {
+        "version": "1.0",
+        "added_tokens": [separator],
+        "pre_tokenizer": byte_level.plain_cut(description["pre_tokenizer"]),
+        "model": {
+            "type": "BPE",
+            "ignore_merges": model.get("ignore_merges", False),
+            "vocab": vocabulary,
+            "merges": model["merges"],
+        },
     }
-    return separator, json.dumps(changed).encode()
+    return separator["id"], json.dumps(least).encode()
 
 
 def _spliced(
