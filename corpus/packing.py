@@ -44,7 +44,7 @@ class Windows(NamedTuple):
 
     def rows(self, chosen: np.ndarray | slice) -> "Windows":
         """Some of the rows."""
-        return Windows(*(None if values is None else values[chosen] for values in self))
+        return Windows._make([None if values is None else values[chosen] for values in self])
 
     def narrowed(self) -> "Windows":
         """Without the places that no row fills."""
