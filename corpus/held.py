@@ -11,10 +11,11 @@ import numpy as np
 from configs.schema import Config
 from corpus.documents import BadDocuments, Document, read_documents
 from corpus.encoding import Encoder, Piece, layout_of
-from corpus.inputs import address_of, source_of
+from corpus.inputs import address_of
 from corpus.packing import Packing
 from corpus.raw import is_streamed
 from corpus.shards import Shard, ShardRecord, ShardSet, Tokens, dtype_for, offsets_of, totals
+from corpus.sources import source_of
 from tokenizer.tokenizer import Tokenizer
 from utils.messages import UserError, amount, info
 

@@ -13,8 +13,8 @@ from typing import Any
 from configs.pins import recorded, revision_of
 from configs.places import REPOSITORY, data_dir
 from configs.schema import Config
+from corpus.files import Row
 from corpus.inputs import Share, Source
-from corpus.reading import Row
 from corpus.splitting import CUT, share
 from utils.files import make_folder, read_json, write_json
 from utils.hashing import sha256_file, sha256_json

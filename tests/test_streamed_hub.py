@@ -1,5 +1,6 @@
 """A dataset of the Hub, tokenised as it comes: the documents of a download, at one commit, whatever is killed."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -10,7 +11,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import yaml
@@ -24,11 +24,13 @@ from corpus.hub_rows import HubSource, pinned, record_path
 from corpus.shards import ShardSet
 from corpus.tokenising import tokenise
 from data_setup import hub as downloading
+from data_setup.download_dataset import look_at_stream
 from data_setup.raw_text import RawFolder
 from dataset import LanguageModelData
 from models.interface import ModelFacts
 from tests.conftest import REPOSITORY, RunScript
 from tokenizer.tokenizer import Tokenizer
+from tokenizer.training_text import TrainingText
 from utils.messages import UserError
 
 
@@ -183,7 +185,7 @@ class Place:
             "paths": {"data": str(self.folder / name), "runs": str(self.folder / "runs")},
             "dataset": {"source": "hub", "name": "org/text", "subset": "large", "streamed": True,
                         "splits": {"train": "train"}, "fields": {"text": "content"}},
-            "tokenizer": {"path": str(self.folder / "tokenizer"), "training_bytes": 5000, "vocab_size": 300},
+            "tokenizer": {"path": str(self.folder / "tokenizer")},
             "tokenize": {"num_workers": 0, "shard_tokens": 20_000, "max_tokens": 450_000},
         }  # fmt: skip
         path = self.folder / f"{name}.yaml"
@@ -223,34 +225,30 @@ def test_killed_while_the_branch_moves(place: Place, run_script: RunScript) -> N
     record = json.loads((place.tokens("killed").parent.parent / "streamed.json").read_text())
     assert record["commit"] == place.commit and record["units"] == {"train": 3}
 
-    door = ["-m", "data_setup.download_dataset", place.config("killed")]
-    said = run_script(door, env=place.env).stdout
-    assert "nothing to download" in said and place.commit in said
-    assert newer in run_script([*door, "--restart"], env=place.env).stdout
+    door = ["-m", "data_setup.download_dataset", place.config("killed"), "--restart"]
+    assert newer in run_script(door, env=place.env).stdout
     refused = run_script(["tokenize_data.py", place.config("killed")], env=place.env)
     assert refused.returncode == 2 and "made with other settings" in refused.stderr
 
 
-def test_a_tokenizer_reads_its_bytes_from_the_stream(place: Place, run_script: RunScript) -> None:
-    path = place.config("trained")
-    done = run_script(["-m", "tokenizer.train_hf_tokenizer", path, "tokenizer.path=null"], env=place.env)
-    assert done.returncode == 0 and "4.9 kB of" in done.stdout, done.stderr
-    assert not (place.folder / "trained" / "org--text--large" / "raw").exists()
+def test_a_tokenizer_reads_its_bytes_from_the_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = config_for(
+        tmp_path, str(jsonl_directory(tmp_path / "hub", 3, 100)), subset="large", fields={"text": "content"}
+    )
+    config = config.model_copy(update={"tokenizer": config.tokenizer.model_copy(update={"training_bytes": 4000})})
+    read, rows = [], HubSource.rows
+    monkeypatch.setattr(HubSource, "rows", lambda self, unit, start=0: read.append(unit) or rows(self, unit, start))
+    assert 3900 < sum(len(text.encode()) for text in TrainingText(config)) <= 4000
+    assert read == [0], "the other files are not needed"
 
 
-def test_where_it_was_fetched_no_network_is_needed(place: Place, run_script: RunScript) -> None:
-    path = place.config("fetched")
-    assert run_script(["-m", "tools.fetch", path], env=place.env).returncode == 0
-    offline = {**place.env, "HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "http://127.0.0.1:9"}
-    done = run_script(["tokenize_data.py", path, "tokenize.max_tokens=5000"], env=offline)
-    assert done.returncode == 0, done.stderr
-    assert np.int64(ShardSet.open(place.tokens("fetched").parent, "train").n_tokens) <= 5000
-
-
-def test_the_commit_is_written_down_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_is_what_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = config_for(
         tmp_path, str(jsonl_directory(tmp_path / "hub", 2, 5)), subset="large", fields={"text": "content"}
     )
     assert pinned(config) == {
         "name": config.dataset.name, "subset": "large", "asked": None, "commit": None, "units": {"train": 2}
-    } and not record_path(config).exists(), "a directory is what it is"  # fmt: skip
+    } and not record_path(config).exists()  # fmt: skip
+    look_at_stream(config, argparse.Namespace(restart=False, config="mine.yaml", overrides=[]))
+    said = capsys.readouterr().out
+    assert "nothing to download" in said and "none, it is a directory" in said and "2 files" in said
