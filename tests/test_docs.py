@@ -20,6 +20,9 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT
 # What stands before the first word of a command that is not ours to check.
 NOT_OURS = {"source", "apt-get", "conda", "pip", "pre-commit", "sed", "wandb", "DATA=/scratch/me/data"}
 
+# Doors that take more than a config and settings.
+OPERANDS = {"tools.show", "tools.export_tokens", "tools.import_tokens"}
+
 
 class Block(NamedTuple):
     page: str
@@ -83,6 +86,9 @@ def check_call(words: list[str]) -> None:
     config, *rest = words[len(door) :] or [None]
     if config is None:
         return
+    if door[-1] in OPERANDS:  # folders, formats and values of options stand between config and settings
+        rest = [word for word in rest if "=" in word or word.startswith("--")]
+        config = config if config.endswith(".yaml") else "configs/quickstart.yaml"
     # In the docs mine.yaml is the reader's own file, which the reader has copied from the quickstart's.
     config = config.replace("configs/user_configs/mine.yaml", "configs/quickstart.yaml")
     load_config(ROOT / config, [word for word in rest if not word.startswith("-")])
