@@ -21,7 +21,7 @@ class WindowIndex:
         """fallback: folder for the index where that of the shards cannot be written. keep: whether it is written.
 
         Raises UserError where packing none meets a document that does not fit."""
-        self.shards, self.packing, self.fallback = shards, packing, fallback
+        self.shards, self.packing, self.made_with = shards, packing, (fallback, keep)
         self.from_prompts = packing.pairs and shards.kind != "pairs"
         self.with_spans = shards.kind in ("prompt_response", "messages")
         of_all = {"tokens": [shard.tokens for shard in shards.shards]}
@@ -54,7 +54,7 @@ class WindowIndex:
 
     def __reduce__(self) -> tuple:
         """Worker processes map the files again instead of being sent their contents."""
-        return WindowIndex, (self.shards, self.packing, self.fallback)
+        return WindowIndex, (self.shards, self.packing, *self.made_with)
 
     def with_documents(self) -> "WindowIndex":
         """The same windows, which say what documents they hold; for looking at them (`scored` may change)."""
