@@ -345,6 +345,11 @@ def test_a_wrong_table_is_caught(small: dict[str, Any], monkeypatch: pytest.Monk
         Tokenizer(files_of(small)).encode_joined(sample)
 
 
+def test_the_versions_that_were_compared_are_those_that_are_installed(repo: Path) -> None:
+    pins = f"{(repo / 'requirements.txt').read_text()}\n{(repo / 'requirements-fast.txt').read_text()}".splitlines()
+    assert {f"tokenizers=={differing.VERSIONS[0]}", f"gigatoken=={differing.VERSIONS[1]}"} <= set(pins)
+
+
 @needs_gigatoken
 def test_the_table_is_right_around_its_edges() -> None:
     table = differing.table()

@@ -11,6 +11,7 @@ import re
 import unicodedata
 from array import array
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -77,7 +78,6 @@ class HuggingFaceEngine:
         self._use_gigatoken = gigatoken
         self._fast: FastBPE | None = None
         self._encodes = ""  # by what batches are encoded; not known before it is needed
-        self._bytes_of_tokens: np.ndarray | None = None
 
     @property
     def fast(self) -> str:
@@ -102,7 +102,7 @@ class HuggingFaceEngine:
 
     def encode_with_ends(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
         """Ids of each text, and for each the place after its last character, int64."""
-        if not self._tells_ends():
+        if self._bytes_of_tokens is None:
             found = []
             for some in slices(texts):
                 with in_one_thread(is_worker()):
@@ -184,13 +184,12 @@ class HuggingFaceEngine:
         """Ids of each text, in one thread: for gigatoken, which may be forked after that."""
         return rows(*self._own(texts, None, one_thread=True))
 
-    def _tells_ends(self) -> bool:
-        """Whether the bytes of each token tell where in a text it ends."""
-        if self._bytes_of_tokens is None:
-            plain = byte_level.refusal(self.description) is None and not token_ends.trims_offsets(self.description)
-            vocabulary = self.vocabulary if plain else {}
-            self._bytes_of_tokens = token_ends.byte_lengths(vocabulary, self.vocab_size if plain else 0)
-        return len(self._bytes_of_tokens) > 0
+    @cached_property
+    def _bytes_of_tokens(self) -> np.ndarray | None:
+        """(vocab_size,) where the bytes of each token tell where in a text it ends, else None."""
+        if byte_level.refusal(self.description) is not None or token_ends.trims_offsets(self.description):
+            return None
+        return token_ends.byte_lengths(self.vocabulary, self.vocab_size)
 
     def _add_missing(self, config: dict[str, Any]) -> None:
         """Give ids to special tokens that only the config names, as transformers does."""
