@@ -131,6 +131,8 @@ class LanguageModelData(L.LightningDataModule):
             else:
                 weights = dict(zip(mixture_sources(self.config), data.mixture.values(), strict=True))
                 indices = {name: self.windows(f"{name}.train") for name in weights}
+                for name in weights:  # one that is missing is told before the run begins
+                    self.windows(name)
                 self._training = TrainingWindows(indices, weights, seed, data.shuffle)
         return self._training
 
@@ -204,7 +206,7 @@ class LanguageModelData(L.LightningDataModule):
             return self.micro_batches(windows._replace(places=places.astype(np.uint64)), share, micro)[0]
 
         stop = 1 << 40 if self.total_steps is None else self.total_steps
-        return self.on_the_fly.loader(step, share, range(self.start_step, stop), rank, ranks)
+        return self.on_the_fly.loader(step, share, range(self.start_step, stop), rank, ranks, self._pinned)
 
     def micro_batches(self, windows: Windows, share: int, micro: int) -> list[list[Batch]]:
         """Windows of some steps, `share` of each, -> of each step its batches of `micro` windows."""

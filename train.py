@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from configs.command_line import again, run_stage, to_generate
 from configs.pins import revision_of
-from configs.places import REPOSITORY, run_dir, validation_names
+from configs.places import REPOSITORY, run_dir, scored_splits, validation_names
 from configs.schema import Config
 from utils.files import shown
 from utils.hashing import sha256_json
@@ -229,10 +229,15 @@ def finish(
         exported = export(training.model, tokenizer, config, run.model, sample, measures)
         what = f"{exported.what} ({which} weights, step {step})"
         rows.append(("model", "\n".join((shown(exported.directory), what, exported.how_to_load, *exported.notes))))
+    if data.on_the_fly and data.on_the_fly.skipped:
+        counts = data.on_the_fly.skipped.items()
+        rows.append(("read past", ", ".join(f"{count:,} documents: {reason}" for reason, count in counts)))
     rows += mixture_rows(data, training.steps * config.trainer.global_batch_size)
     rows += [("curves", shown(run.pictures / "curves.png")), ("measures", shown(run.metrics))]
     run.mark_finished()
-    table(f"{config.name} is trained", rows, [f"python inference.py {typed}", *to_generate(config, typed)])
+    splits = scored_splits(config)  # a mixture has no split `test`
+    split = "" if config.inference.split in splits else f" inference.split={splits[1]}"
+    table(f"{config.name} is trained", rows, [f"python inference.py {typed}{split}", *to_generate(config, typed)])
 
 
 def debug(config: Config) -> None:

@@ -6,6 +6,7 @@ Each worker of each rank reads a stream of its own; of an epoch every document i
 function of where it begins, so a stream goes on from its `Position`: nothing else is stored, and one block read again.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -34,6 +35,7 @@ class Position:
     documents: int = 0  # of the epoch that lie before it
     n_bytes: int = 0  # of their text
     windows: int = 0
+    skipped: dict[str, int] = field(default_factory=dict)  # rows before the block that gave no document, by reason
 
     def begun(self) -> "Position":
         """The same before any window of the block is out."""
@@ -73,7 +75,7 @@ class Stream:
         self.by_units = recipe.source.units >= UNITS_EACH * streams and not recipe.is_capped
         self.order = Order(recipe.source.units, recipe.seed, recipe.shuffle and not recipe.is_capped, of="units")
         self.position = position
-        self.bad = BadDocuments("skip")  # what gave no document, since this stream was made
+        self.bad = BadDocuments("skip", counts=Counter(position.skipped))  # what gave no document
         self._after = position.begun()
         self._walk = self._documents(position)
         self._index: WindowIndex | None = None
@@ -110,6 +112,7 @@ class Stream:
                 if is_end or len(pieces) == self.recipe.buffer or n_bytes >= BLOCK_BYTES:
                     break
             index = self._windows_of(pieces) if pieces else None
+            self._after = replace(self._after, skipped=dict(self.bad.counts))
             if index is not None and len(index):
                 if begun != self.position.begun():
                     self.position = begun  # what gave no window is behind us
@@ -172,11 +175,8 @@ class Stream:
             BadDocuments("stop").add(where or self.recipe.source.where(unit, row), *bad)
         if not self.by_units and (unit + row) % self.streams != self.number:
             return
-        if bad.reason == EMPTY:
-            self.bad.empty += 1
-        else:
-            known = self.bad.wants_place(bad.reason)
-            self.bad.add(where or (self.recipe.source.where(unit, row) if known else ""), *bad)
+        known = self.bad.wants_place(bad.reason)
+        self.bad.add(where or (self.recipe.source.where(unit, row) if known else ""), *bad)
 
     def _where(self, address: int) -> str:
         return self.recipe.source.where(unit_of(address), address - address_of(unit_of(address)))
@@ -190,7 +190,9 @@ def goes_on(positions: list[dict[str, Any]], streams: int) -> list[Position]:
     before = [Position(**position) for position in positions]
     if len(before) == streams:
         return before
-    return [min(before, key=lambda position: (position.turn, position.row)).begun()] * streams
+    slowest = min(before, key=lambda position: (position.turn, position.row)).begun()
+    counts = sum((Counter(position.skipped) for position in before), Counter())
+    return [replace(slowest, skipped={} if number else dict(counts)) for number in range(streams)]
 
 
 def together(parts: list[Windows]) -> Windows:

@@ -242,7 +242,16 @@ def test_a_bad_document_stops_the_run_with_one_line_or_is_told(
     config = data_of(tmp_path, tokenizer).config
     skipping = config.model_copy(update={"tokenize": config.tokenize.model_copy(update={"bad_documents": "skip"})})
     data = LanguageModelData(skipping, tokenizer, ModelFacts(vocab_size=tokenizer.vocab_size))
-    assert len(list(islice(data.train_dataloader(), 30))) == 30
+    steps = iter(data.train_dataloader())
+    assert len(list(islice(steps, 3))) == 3 and data.state_after(3)[0]["skipped"] == {}
+    assert len(list(islice(steps, 27))) == 27
+    epochs = data.state_after(30)[0]["readers"][0]["turn"]
+    assert data.state_after(30)[0]["skipped"] == {"not JSON": epochs, "no such field": epochs} and epochs > 1
+    again = LanguageModelData(skipping, tokenizer, ModelFacts(vocab_size=tokenizer.vocab_size))
+    again.start_step = 30
+    again.restore(data.state_after(30))
+    follow = iter(again.train_dataloader())
+    assert same(next(follow), next(steps)) and again.state_after(31)[0]["skipped"] == data.state_after(31)[0]["skipped"]
     said = capsys.readouterr().err
     assert said.count("d.jsonl:61: not JSON") == 1 and said.count("d.jsonl:62: no such field") == 1
 

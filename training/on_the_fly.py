@@ -6,6 +6,7 @@ itself is the only one. With each step comes the position of the stream after it
 
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
@@ -14,13 +15,15 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from configs.schema import Config
-from corpus.documents import Reader, input_settings
+from corpus.documents import EMPTY, Reader, input_settings
 from corpus.encoding import Encoder, layout_of
 from corpus.held import HeldShards
 from corpus.packing import Packing, Windows
 from corpus.sources import source_of
 from corpus.streaming import Position, Recipe, Stream, goes_on
 from tokenizer.tokenizer import Tokenizer
+from training.loader import as_it_is
+from training.loader import pinned as in_pinned_memory
 from training.ranks import gathered
 from utils.hashing import sha256_json
 from utils.messages import UserError, info, warn
@@ -46,18 +49,27 @@ class OnTheFly:
         )  # fmt: skip
         self.facts = sha256_json([input_settings(config, "train"), source.sizes(), data.shuffle_buffer])
         self.num_workers = data.num_workers
+        self.skipped: Counter[str] = Counter()  # rows of all ranks without a document, at the last checkpoint
         self._saved: list[dict[str, Any]] | None = None
         self._loader: StreamLoader | None = None
 
-    def loader(self, step: Steps, share: int, steps: range, rank: int, ranks: int) -> "StreamLoader":
+    def loader(
+        self, step: Steps, share: int, steps: range, rank: int, ranks: int, pinned: bool = False
+    ) -> "StreamLoader":
         """step: number of a step, its windows -> what the loader gives. share: windows of one step of this rank."""
         info(promise(ranks, self.num_workers))
-        self._loader = StreamLoader(self.recipe, step, share, steps, (rank, ranks, self.num_workers), self._saved)
+        self._loader = StreamLoader(
+            self.recipe, step, share, steps, (rank, ranks, self.num_workers), self._saved, pinned
+        )
         return self._loader
 
     def state(self, steps: int) -> list[dict[str, Any]] | None:
         """Of every rank what it needs to go on when so many steps of the run are done. All ranks must call it."""
-        return self._saved if self._loader is None else gathered(self._loader.state(steps))
+        if self._loader is None:
+            return self._saved
+        states = gathered(self._loader.state(steps))
+        self.skipped = sum((Counter(of_rank["skipped"]) for of_rank in states), Counter())
+        return states
 
     def restore(self, saved: list[dict[str, Any]] | None) -> None:
         """saved: what `state` gave."""
@@ -81,15 +93,17 @@ class StreamLoader:
 
     def __init__(
         self, recipe: Recipe, step: Steps, share: int, steps: range, place: tuple[int, int, int],
-        saved: list[dict[str, Any]] | None = None,
+        saved: list[dict[str, Any]] | None = None, pinned: bool = False,
     ) -> None:  # fmt: skip
         """share: windows of a step. place: rank, ranks, worker processes of each (0: the rank itself)."""
         self.recipe, self.step, self.share, self.start, self.stop = recipe, step, share, steps.start, steps.stop
         self.rank, self.ranks, self.num_workers = place
+        self.pinned = pinned
         self.readers = max(1, self.num_workers)
         self.first = self._positions(saved)
         self.noted: dict[int, Position] = {}  # step -> of its reader, after it
-        self.told: set[str] = set()
+        self.skipped = [Counter(position.skipped) for position in self.first]  # by reader
+        self.told = {EMPTY}
 
     def _positions(self, saved: list[dict[str, Any]] | None) -> list[Position]:
         """Where each reader of this rank begins."""
@@ -110,7 +124,7 @@ class StreamLoader:
         for reader, position in enumerate(self.first):
             last = steps - 1 - (steps - 1 - reader) % self.readers  # the last step that it has made
             readers.append(asdict(position if last < self.start else self.noted[last]))
-        return {"readers": readers}
+        return {"readers": readers, "skipped": dict(sum(self.skipped, Counter()))}
 
     def __len__(self) -> int:
         return max(0, self.stop - self.start)
@@ -121,31 +135,29 @@ class StreamLoader:
         else:
             # Its own generator: by default a loader draws a seed from the global one, and shifts all that follows.
             made = DataLoader(
-                _Worker(self), batch_size=None, num_workers=self.num_workers, collate_fn=_as_it_is,
+                _Worker(self), batch_size=None, num_workers=self.num_workers, collate_fn=as_it_is,
                 generator=torch.Generator(), multiprocessing_context="fork",
             )  # fmt: skip
         for one in made:
             if isinstance(one, UserError):
                 raise one
-            number, position, said, batches = one
-            self.noted[number] = position
+            number, position, bad, batches = one
+            self.noted[number], self.skipped[number % self.readers] = position, bad.counts
             self.noted.pop(number - 2 * self.readers, None)
-            for reason in said.keys() - self.told:
+            for reason in bad.places.keys() - self.told:
                 self.told.add(reason)
-                warn(f"documents are skipped while training reads them; the first: {said[reason]}")
-            yield batches
+                warn(f"documents are skipped while training reads them; the first: {bad.places[reason][0]}")
+            yield in_pinned_memory(batches) if self.pinned else batches
 
     def made(self, reader: int, numbers: range) -> Iterator[Any]:
-        """(step, position of the reader after it, what was skipped for the first time, its batches), or the UserError
-        that ends it."""
+        """(step, position of the reader after it, what it has skipped, its batches), or the UserError that ends it."""
         try:
             stream = Stream(
                 self.recipe, self.rank * self.readers + reader, self.ranks * self.readers, self.first[reader]
             )
             for number in numbers:
                 batches = self.step(number, stream.take(self.share))
-                said = {reason: places[0] for reason, places in stream.bad.places.items()}
-                yield number, stream.position, said, batches
+                yield number, stream.position, stream.bad, batches
         except UserError as error:  # a DataLoader would wrap it into another
             yield error
 
@@ -162,7 +174,3 @@ class _Worker(IterableDataset):
         loader, worker = self.loader, get_worker_info()
         first = loader.start + worker.id  # the workers take turns, beginning with the first
         return loader.made(first % worker.num_workers, range(first, loader.stop, worker.num_workers))
-
-
-def _as_it_is(item: Any) -> Any:
-    return item
