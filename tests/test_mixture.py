@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -177,6 +178,10 @@ def test_what_a_mixture_cannot_be_is_said(prepared: tuple[Path, Tokenizer], tmp_
         UserError, match=r"data.mixture, wiki.train: no .*wiki/tokens/train/manifest.json; make it with"
     ):
         len(data_of(prepared, config_of(folder, {"web": 1, "wiki": 1})).training)
+    without = folder / "data/bare/tokens"
+    shutil.copytree(folder / "data/code/tokens/train", without / "train")
+    with pytest.raises(UserError, match=r"data.mixture, bare: no .*bare/tokens/validation/manifest.json"):
+        len(data_of(prepared, config_of(folder, {"web": 1, "bare": 1})).training)
     other = small_tokenizer(tmp_path / "other", leave_out=("mask",))
     path = write_documents(tmp_path / "odd.jsonl", 20)
     odd = config_for(tmp_path, path, tokenize={"path": str(tmp_path / "odd/tokens")})
