@@ -13,6 +13,7 @@ import numpy as np
 from configs.schema import Config
 from corpus.measuring import measured
 from corpus.shards import Skipped, Tokens, dtype_for
+from tokenizer.fast_bpe import Difference
 from tokenizer.tokenizer import Tokenizer
 from utils.messages import UserError
 
@@ -111,7 +112,13 @@ class Encoder:
             except Refused as refusal:
                 reason = self._skip(str(refusal), where, piece.address)
                 skipped.append(Skipped(piece.address, reason, "", piece.n_bytes))
-        tokens = encode(prepared)._replace(
+        try:
+            encoded = encode(prepared)
+        except Difference as difference:
+            if difference.index is None:
+                raise
+            raise UserError(f"{where(kept[difference.index].address)}: {difference}") from None
+        tokens = encoded._replace(
             addresses=np.array([piece.address for piece in kept], np.int64),
             n_bytes=np.array([piece.n_bytes for piece in kept], np.int64),
             text=measured([scored for _, scored in prepared]),

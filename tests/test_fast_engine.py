@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from corpus.encoding import Encoder, Layout, Piece
 from tests.odd_texts import SPECIAL, texts
 from tokenizer import byte_level, differing, fast_bpe
 from tokenizer.tokenizer import Tokenizer
@@ -327,6 +328,15 @@ def test_a_difference_is_caught_while_running(small: dict[str, Any], monkeypatch
         with pytest.raises(fast_bpe.Difference, match=f"document {place} of a batch"):
             tokenizer.encode_joined(changed)
         tokenizer.encode_joined([*sample[: place + 1], "old Botchan", *sample[place + 2 :]])  # not one that is compared
+
+
+@needs_gigatoken
+def test_a_difference_names_the_document_s_place(small: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    corrupt(monkeypatch, "Botchan")
+    layout = Layout("prompt_response", "none", "=", "skip", "", "stop")
+    pieces = [Piece(line, {"text": text}, 1) for line, text in enumerate(["none", "a=b", "who=Botchan"])]
+    with pytest.raises(UserError, match="^my.jsonl:2: gigatoken 0.10.0 and tokenizers"):
+        Encoder(Tokenizer(files_of(small)), layout)(pieces, lambda address: f"my.jsonl:{address}")
 
 
 def test_one_document_in_a_thousand_is_compared() -> None:
