@@ -12,7 +12,7 @@ from typing import Any
 
 from configs import data_contradictions
 from configs.data_contradictions import Problem
-from configs.places import scored_splits
+from configs.places import mixture_sources, scored_splits
 from configs.schema import Config, Decoding
 from utils.imports import did_you_mean
 from utils.yaml_text import KeyPath, dotted

@@ -1,4 +1,4 @@
-"""The parts of a config that say what is read -> the problems that its keys have with each other (contradictions.py)."""
+"""What a config says of data -> the problems that its keys have with each other (see contradictions.py)."""
 
 import math
 import re
