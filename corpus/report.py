@@ -3,11 +3,12 @@
 from configs.places import shards_dir, splits
 from configs.schema import Config
 from corpus.parts import begin, join
+from corpus.shards import MANIFEST
 from corpus.sources import has_split, sources
 from corpus.tokenising import Made, lengths_of, settings_of
 from corpus.verifying import verify
 from tokenizer.tokenizer import Tokenizer
-from utils.files import shown
+from utils.files import read_json, shown
 from utils.messages import UserError, amount, duration, histogram, info, size, table
 
 
@@ -77,9 +78,12 @@ def report_joined(config: Config, tokenizer: Tokenizer) -> None:
 
 
 def _is_expected(config: Config, split: str) -> bool:
-    """Whether there should be shards of a split: there are some, or documents for it."""
+    """Whether there should be shards of a split: there are some, or documents for it (of imported ones nobody knows)."""
+    if (shards_dir(config) / split).exists():
+        return True
     try:
-        return (shards_dir(config) / split).exists() or has_split(config, split)
+        imported = any("imported" in read_json(path) for path in shards_dir(config).glob(f"*/{MANIFEST}"))
+        return not imported and has_split(config, split)
     except UserError:  # the raw text need not be there any more
         return False
 

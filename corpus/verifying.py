@@ -27,6 +27,9 @@ def verify(folder: Path) -> list[str]:
 
 
 def _problems(folder: Path) -> Iterator[tuple[Path, str]]:
+    if not folder.is_dir():
+        yield folder, "missing"
+        return
     manifest, problem = _record(folder / MANIFEST)
     if problem is None:
         try:
