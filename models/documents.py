@@ -19,13 +19,13 @@ LEAST_MOVE = 1e-3  # of the largest logit: where a token moves the next ones les
 ROUNDING = 3e-5  # of the largest logit: float32 through many layers, products in other shapes
 
 
-class Piece(NamedTuple):
-    """A document in a row. changed: it is the one that is replaced by another."""
+class Tried(NamedTuple):
+    """Largest absolute values of logits, or of their differences."""
 
-    row: int
-    begin: int
-    end: int
-    changed: bool
+    leak: float  # how far they move when the other document of the row is replaced
+    difference: float  # how far they are from those of the document alone
+    seen: float  # how far a document's first token moves what is said after it
+    largest: float
 
 
 def check_documents(model: TrainableModel, window: int | None = None) -> None:
@@ -36,29 +36,29 @@ def check_documents(model: TrainableModel, window: int | None = None) -> None:
     name = name_of(model)
     length = min(TOKENS, window or TOKENS, model.facts.max_positions or TOKENS)
     reach = reach_of(model)
-    if reach is not None:  # longer than what a layer sees, where there is room
-        length = min(3 * reach, window or 3 * reach, model.facts.max_positions or 3 * reach)
+    if reach is not None:  # half a row is longer than what a layer sees, where there is room
+        enough = 2 * reach + 8
+        length = min(enough, window or enough, model.facts.max_positions or enough)
     if length < 2:
         return  # a row holds one document
     with quiet(model):
         try:
-            if moves_the_next(model, length):
-                leak, difference, largest = tried(model, length)
-            else:  # new weights near zero hide what a model looks at
-                leak, difference, largest = tried(shaken(model), length)
+            found = tried(model, length)
+            if found.seen <= LEAST_MOVE * found.largest:  # new weights near zero hide what a model looks at
+                found = tried(shaken(model), length)
         except Exception as problem:  # whatever a class raises at what it does not know, it cannot do it
             reason = str(problem).strip().partition("\n")[0] or type(problem).__name__
             raise ValueError(f"data.document_masking cannot be had with {name}: {reason}") from problem
     advice = "set data.document_masking: false, or take another model"
-    if not leak <= ROUNDING * largest:
+    if not found.leak <= ROUNDING * found.largest:
         raise ValueError(
             f"data.document_masking: {name} lets documents in a row see each other (changing one moves the logits of "
-            f"another by {leak:.1e}); {advice}"
+            f"another by {found.leak:.1e}); {advice}"
         )
-    if not difference <= ROUNDING * largest:
+    if not found.difference <= ROUNDING * found.largest:
         raise ValueError(
             f"data.document_masking: {name} says something else of a document in a row of several than of the same "
-            f"document alone (logits differ by {difference:.1e}; do positions restart?); {advice}"
+            f"document alone (logits differ by {found.difference:.1e}; do positions restart?); {advice}"
         )
 
 
@@ -78,61 +78,48 @@ def reach_of(model: nn.Module) -> int | None:
 
 
 @torch.no_grad()
-def tried(model: TrainableModel, length: int) -> tuple[float, float, float]:
-    """-> how far another document in its place moves the logits of one, how far logits are from those of each document
-    alone, and the largest logit; all largest absolute values"""
-    batch, pieces = rows_of_documents(model, length)
+def tried(model: TrainableModel, length: int) -> Tried:
+    """Two rows of two documents, the first of one row and the second of the other being replaced."""
+    short, long = max(1, length * 3 // 8), max(1, length // 2)
+    places = [(0, 0, short), (0, short, short + long), (1, 0, long), (1, long, long + short)]  # row, begin, end
+    batch = rows_of_documents(model, length, places)
     names = [name for name in ("input_ids", "decoder_input_ids") if name in batch]
-    others = {name: tensor.clone() for name, tensor in batch.items()}
-    for row, begin, end, is_changed in pieces:
-        if is_changed:
-            for name in names:
-                others[name][row, begin:end] = batch[name][1 - row, begin:end]
+    others = batch | {name: batch[name].clone() for name in names}
+    for row, begin, end in (places[0], places[3]):
+        for name in names:
+            others[name][row, begin:end] = batch[name][1 - row, begin:end]
     logits = model.logits(batch)
-    moved = (model.logits(others) - logits).abs().amax(-1)  # (B, T)
-    leak = difference = largest = 0.0
-    for row, begin, end, is_changed in pieces:
-        alone = model.logits({name: batch[name][row : row + 1, begin:end] for name in names})[0]
-        difference = max(difference, (logits[row, begin:end] - alone).abs().max().item())
+    moved = (model.logits(others) - logits).abs()
+    leak = max(moved[row, begin:end].max().item() for row, begin, end in places[1:3])
+    difference = largest = seen = 0.0
+    for pair in ((places[0], places[3]), (places[1], places[2])):  # of the same length
+        rows = {name: torch.stack([batch[name][row, begin:end] for row, begin, end in pair]) for name in names}
+        for name in names:  # the first of them once more, with another token before the others
+            rows[name] = torch.cat((rows[name], rows[name][:1]))
+            rows[name][2, 0] = rows[name][1, 0]
+        alone = model.logits(rows)
+        together = torch.stack([logits[row, begin:end] for row, begin, end in pair])
+        difference = max(difference, (together - alone[:2]).abs().max().item())
         largest = max(largest, alone.abs().max().item())
-        if not is_changed:
-            leak = max(leak, moved[row, begin:end].max().item())
-    return leak, difference, largest
+        seen = max([seen, *(alone[2] - alone[0]).abs().amax(-1)[1:].tolist()])
+    return Tried(leak, difference, seen, largest)
 
 
-@torch.no_grad()
-def moves_the_next(model: TrainableModel, length: int) -> bool:
-    """Whether the first token of a row changes what is said at others."""
-    ids = ordinary_ids(model, length).to(next(iter(model.parameters()), torch.empty(0)).device)[None]
-    names = ("input_ids", "decoder_input_ids") if model.facts.encoder_decoder else ("input_ids",)
-    before, after = (
-        model.logits(dict.fromkeys(names, row))[0, 1:] for row in (ids, torch.cat((ids[:, -1:], ids[:, 1:]), 1))
-    )
-    return bool((after - before).abs().max() > LEAST_MOVE * before.abs().max())
-
-
-def rows_of_documents(model: TrainableModel, length: int) -> tuple[dict[str, Tensor], list[Piece]]:
-    """-> a batch of two rows: two documents and filling, the first to be replaced; two documents, the second to be."""
+def rows_of_documents(model: TrainableModel, length: int, places: list[tuple[int, int, int]]) -> dict[str, Tensor]:
+    """places: (row, begin, end) of documents -> a batch of two rows, filled where there are none"""
     device = next(iter(model.parameters()), torch.empty(0)).device
-    first, second = max(1, length // 4), max(1, length // 8)
-    ends = (first, max(first + 1, length - second)), (max(1, length - first - 1), length)
-    pieces = [
-        Piece(0, 0, ends[0][0], True), Piece(0, ends[0][0], ends[0][1], False),
-        Piece(1, 0, ends[1][0], False), Piece(1, ends[1][0], ends[1][1], True),
-    ]  # fmt: skip
     documents = torch.full((2, length), -1, device=device)
-    position_ids = torch.zeros_like(documents)
-    for number, (row, begin, end, _) in enumerate(pieces):
-        documents[row, begin:end] = number % 2
-        position_ids[row, begin:end] = torch.arange(end - begin, device=device)
-    filling = length - ends[0][1]
-    position_ids[0, ends[0][1] :] = torch.arange(filling, device=device)
-    ids = ordinary_ids(model, 4 * length).to(device)
-    batch = {"input_ids": ids[: 2 * length].view(2, -1), "documents": documents, "position_ids": position_ids}
+    position_ids = torch.arange(length, device=device).repeat(2, 1)
+    for row, begin, end in places:
+        documents[row, begin:end] = int(begin > 0)
+        for start in (begin, end):  # filling counts from 0 as well
+            position_ids[row, start:] = torch.arange(length - start, device=device)
+    ids = ordinary_ids(model, 4 * length).to(device).view(2, 2, length)
+    batch = {"input_ids": ids[0], "documents": documents, "position_ids": position_ids}
     if model.facts.encoder_decoder:
-        decoder = {"decoder_input_ids": ids[2 * length :].view(2, -1)}
-        batch |= decoder | {"decoder_documents": documents, "decoder_position_ids": position_ids}
-    return batch, pieces
+        decoder = {"decoder_input_ids": ids[1], "decoder_documents": documents}
+        batch |= decoder | {"decoder_position_ids": position_ids}
+    return batch
 
 
 def ordinary_ids(model: TrainableModel, count: int) -> Tensor:
