@@ -3,9 +3,10 @@
 from configs.places import shards_dir, splits
 from configs.schema import Config
 from corpus.parts import begin, join
-from corpus.shards import MANIFEST
+from corpus.shards import MANIFEST, ShardSet
 from corpus.sources import has_split, sources
-from corpus.tokenising import Made, lengths_of, settings_of
+from corpus.statistics import lengths_of
+from corpus.tokenising import Made, settings_of
 from corpus.verifying import verify
 from tokenizer.tokenizer import Tokenizer
 from utils.files import read_json, shown
@@ -45,9 +46,8 @@ def report(made: list[Made], typed: str, engine: str) -> None:
         rows += [("", place) for places in one.bad.places.values() for place in places]
         rows.append(("", f"{shown(one.folder)} ({files} {'shard' if files == 1 else 'shards'}, {size(of_disk)})"))
     if made[0].manifest is not None:
-        rows.append(
-            (f"lengths, {made[0].split}", histogram(lengths_of(made[0].folder, made[0].manifest), unit="tokens"))
-        )
+        shards = ShardSet(made[0].folder, made[0].manifest)
+        rows.append((f"lengths, {made[0].split}", histogram(lengths_of(shards), unit="tokens")))
     # Splits that are cut from the same source were made together.
     runs = {(one.seconds, one.n_bytes) for one in made if one.seconds}
     if runs:
@@ -78,7 +78,7 @@ def report_joined(config: Config, tokenizer: Tokenizer) -> None:
 
 
 def _is_expected(config: Config, split: str) -> bool:
-    """Whether there should be shards of a split: there are some, or documents for it (of imported ones nobody knows)."""
+    """Whether there should be shards of a split: there are some, or documents for it (imported ones have none)."""
     if (shards_dir(config) / split).exists():
         return True
     try:

@@ -8,7 +8,6 @@ has a run of neighbouring units, about as many bytes as the others, and any mach
 
 import os
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -36,7 +35,7 @@ from corpus.parts import (
 )  # fmt: skip
 from corpus.raw import is_stored, is_streamed
 from corpus.shard_writer import ShardWriter
-from corpus.shards import FORMAT_VERSION, SETTINGS, Skipped, Tokens, map_tensors
+from corpus.shards import FORMAT_VERSION, SETTINGS, Skipped, Tokens
 from corpus.sources import sources
 from corpus.tasks import Result, Work, tasks
 from corpus.workers import Workers
@@ -297,19 +296,6 @@ class _Cap:
         if len(rows):
             self.documents, self.n_bytes, self.tokens = int(documents[-1]), int(n_bytes[-1]), int(n_tokens[-1])
         return tokens
-
-
-def lengths_of(folder: Path, manifest: dict[str, Any]) -> Counter[int]:
-    """How many documents have how many tokens, both sides of pairs counted."""
-    counts: Counter[int] = Counter()
-    for entry in manifest["shards"]:
-        tensors = map_tensors(folder / entry["file"])
-        lengths = np.diff(tensors["offsets"])
-        if "target_offsets" in tensors:
-            lengths = lengths + np.diff(tensors["target_offsets"])
-        values, numbers = np.unique(lengths, return_counts=True)
-        counts.update(dict(zip(values.tolist(), numbers.tolist(), strict=True)))
-    return counts
 
 
 def prompts_and_references(config: Config, split: str) -> Iterator[tuple[str, str]]:

@@ -4,11 +4,13 @@ import os
 import random
 import re
 import shutil
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import train
 from configs.places import run_dir, split_dir
 from configs.schema import Config
 from corpus.lineage import chain, check_run, input_sizes, of_training, write_run
@@ -289,3 +291,21 @@ def test_tokenising_refuses_a_tokenizer_of_other_text(tmp_path: Path, capsys: py
     assert "it is used all the same" in capsys.readouterr().err
     path.unlink()
     check(config)
+
+
+def test_a_run_goes_on_with_the_data_that_it_began_with(run: Config) -> None:
+    trainer = run.trainer.model_copy(update={"max_steps": 1, "global_batch_size": 2, "validation_windows": 2})
+    kept = run.checkpoints.model_copy(update={"export": "none"})
+    config = run.model_copy(update={"trainer": trainer, "checkpoints": kept, "name": "other"})
+    flags = Namespace(config="other.yaml", overrides=[], debug=False, restart=False, evaluate=False)
+    assert train.main(config, flags) == 0
+    assert marks(config)["run"] == ("✓", "trained on these shards: train, validation")
+    (run_dir(config) / "finished.json").unlink()
+    assert train.main(config, flags) == 0
+    (run_dir(config) / "finished.json").unlink()
+    text = Path(config.dataset.train_path)
+    text.write_bytes(text.read_bytes().replace(b"cat", b"cow"))
+    tokenise(config, Tokenizer.configured(config), restart=True)
+    with pytest.raises(UserError, match="no longer the same: the shards of train, the shards of validation"):
+        train.main(config, flags)
+    assert train.main(config, Namespace(**{**vars(flags), "restart": True})) == 0
