@@ -38,7 +38,7 @@ GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 2}
 T5 = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2}
 LAYERS = {"encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64}
 BART = {"d_model": 32, "encoder_attention_heads": 2, "decoder_attention_heads": 2, **LAYERS}
-OURS = {"width": 32, "depth": 2, "heads": 2, "kv_heads": 1}
+OURS = {"width": 32, "depth": 2, "heads": 4, "kv_heads": 2}
 CLASSES = {"causal": "AutoModelForCausalLM", "masked": "AutoModelForMaskedLM", "seq2seq": "AutoModelForSeq2SeqLM"}
 
 
