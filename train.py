@@ -201,11 +201,13 @@ def finish(
     typed: str,
 ) -> None:
     """Curves, the exported model, and the table that a run ends with."""
+    from corpus.lineage import of_export
     from training import checkpoints
     from training.export import export
     from training.history import best
     from training.report import draw_curves
 
+    facts = {}
     draw_curves(read_metrics(run.metrics), run.pictures / "curves.png", config.name)
     record = best(training.history)
     rows = [
@@ -227,6 +229,7 @@ def finish(
             f"{name} loss": losses[name] for name in validation_names(config) if name in losses
         }
         exported = export(training.model, tokenizer, config, run.model, sample, measures)
+        facts = {"model": of_export(path, run.model)}
         what = f"{exported.what} ({which} weights, step {step})"
         rows.append(("model", "\n".join((shown(exported.directory), what, exported.how_to_load, *exported.notes))))
     if data.on_the_fly and data.on_the_fly.skipped:
@@ -234,7 +237,7 @@ def finish(
         rows.append(("read past", ", ".join(f"{count:,} documents: {reason}" for reason, count in counts)))
     rows += mixture_rows(data, training.steps * config.trainer.global_batch_size)
     rows += [("curves", shown(run.pictures / "curves.png")), ("measures", shown(run.metrics))]
-    run.mark_finished()
+    run.mark_finished(**facts)
     splits = scored_splits(config)  # a mixture has no split `test`
     split = "" if config.inference.split in splits else f" inference.split={splits[1]}"
     table(f"{config.name} is trained", rows, [f"python inference.py {typed}{split}", *to_generate(config, typed)])

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from configs.places import mixture_sources, raw_dir, split_dir, tokenizer_dir, validation_names
+from configs.places import REPOSITORY, mixture_sources, raw_dir, split_dir, tokenizer_dir, validation_names
 from configs.schema import Config
 from corpus.files import kind_of
 from corpus.parts import unchanged
@@ -81,6 +81,12 @@ def write_run(run: Path, now: dict[str, Any]) -> None:
     write_json(run / LINEAGE, now)
 
 
+def of_export(checkpoint: Path, model: Path) -> dict[str, Any]:
+    """Which weights an exported model has, and the hashes of its files."""
+    files = {path.name: sha256_file(path) for path in sorted(model.iterdir()) if path.is_file()}
+    return {"checkpoint": checkpoint.name, "weights": sha256_file(checkpoint / MANIFEST), "files": files}
+
+
 def input_sizes(config: Config, split: str) -> str:
     """The hash of the sizes of all files that a split is read from, as `Source.sizes` makes it, but opening none.
 
@@ -121,7 +127,9 @@ def chain(
         links.append(_shards(split, folders[split], manifest, config, tokenizer, deep))
     if run is not None:
         identities = {split: identity_of(manifest) for split, manifest in manifests.items()}
-        links += [_run(run, identities, tokenizer), *_checkpoints(run, deep), *_results(run, identities)]
+        weights = {path.parent.name: sha256_file(path) for path in (run / "checkpoints").glob(f"*/{MANIFEST}")}
+        links += [_run(run, identities, tokenizer), *_checkpoints(run, deep), *_export(run, weights, deep)]
+        links += _results(run, identities, weights)
     return links
 
 
@@ -200,7 +208,9 @@ def _input(split: str, folder: Path, manifest: dict[str, Any], config: Config | 
     short = manifest["input"][:12]
     if "imported" in manifest:
         return "✓", f"imported from {manifest['imported']['format']} (input {short})"
-    if config is None or config.data.mixture is not None:
+    if config is not None and config.data.mixture is not None:
+        return "✓", f"input {short}, of a config of its own"
+    if config is None:
         return "?", f"made from the input {short}; --config names the text to compare it with"
     try:
         source = source_of(config, split)
@@ -255,8 +265,30 @@ def _checkpoints(run: Path, deep: bool) -> Iterator[Link]:
         yield Link("checkpoint", shown(path.parent), sha256_file(path), mark, said)
 
 
-def _results(run: Path, identities: dict[str, dict[str, str]]) -> Iterator[Link]:
-    weights = {path.parent.name: sha256_file(path) for path in (run / "checkpoints").glob(f"*/{MANIFEST}")}
+def _export(run: Path, weights: dict[str, str], deep: bool) -> Iterator[Link]:
+    noted = read_json(run / "finished.json").get("model") if (run / "finished.json").exists() else None
+    if noted is None:
+        return
+    model, files = run / "model", noted["files"]
+    wrong = [name for name in files if not (model / name).is_file()]
+    if deep and not wrong:
+        wrong = [name for name, sha256 in files.items() if sha256_file(model / name) != sha256]
+    mark, said = _of_weights(noted["checkpoint"], noted["weights"], weights)
+    if wrong:
+        mark, said = "✗", f"missing or changed: {', '.join(wrong)}"
+    yield Link("model", shown(model), sha256_json(files), mark, said)
+
+
+def _of_weights(checkpoint: str, hash_then: str, weights: dict[str, str]) -> tuple[Mark, str]:
+    """weights: hashes of the checkpoints that are there, by name."""
+    if checkpoint not in weights:
+        return "?", f"of {checkpoint} ({hash_then[:12]}), which is no checkpoint here"
+    if weights[checkpoint] != hash_then:
+        return "✗", f"of other weights ({hash_then[:12]}) than {checkpoint} has now"
+    return "✓", f"of {checkpoint}"
+
+
+def _results(run: Path, identities: dict[str, dict[str, str]], weights: dict[str, str]) -> Iterator[Link]:
     kinds: dict[str, Callable[[dict[str, Any]], str]] = {"inference": _scores_said, "generation": _texts_said}
     for kind, of in kinds.items():
         for path in sorted((run / kind).glob("*/results.json")):
@@ -265,16 +297,16 @@ def _results(run: Path, identities: dict[str, dict[str, str]]) -> Iterator[Link]
             if noted is None:
                 yield Link(kind, shown(path.parent), "", "?", "made before lineage was noted")
                 continue
-            wrong, unknown, checkpoint = [], [], Path(results["checkpoint"]).name
-            if checkpoint not in weights:
-                unknown.append(f"of {checkpoint}, which is not here any more ({noted['weights'][:12]})")
-            elif weights[checkpoint] != noted["weights"]:
-                wrong.append(f"of other weights ({noted['weights'][:12]}) than {checkpoint} has now")
-            split = results.get("split")
+            mark, said = _of_weights(Path(results["checkpoint"]).name, noted["weights"], weights)
+            said, split, prompts = f"{of(results)} {said}", results.get("split"), results.get("prompts")
             if "shards" in noted and split in identities and identities[split] != noted["shards"]:
-                wrong.append(f"scored on other shards of {split} ({noted['shards']['shards'][:12]})")
-            mark: Mark = "✗" if wrong else "?" if unknown else "✓"
-            said = "; ".join(wrong or unknown) or f"{of(results)} of {checkpoint}"
+                mark, said = "✗", f"scored on other shards of {split} ({noted['shards']['shards'][:12]})"
+            if (
+                prompts is not None
+                and (file := REPOSITORY / prompts).is_file()
+                and sha256_file(file) != noted["prompts"]
+            ):
+                mark, said = "✗", f"written from other prompts ({noted['prompts'][:12]}) than {prompts} has now"
             yield Link(kind, shown(path.parent), sha256_file(path), mark, said)
 
 

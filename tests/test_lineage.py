@@ -222,7 +222,7 @@ def test_damaged_checkpoints_and_shards_are_found(run: Config) -> None:
     weights.write_bytes(weights.read_bytes()[:-1])
     assert "checkpoint best" in broken(run)
     write_checkpoint(run, built(run.model_copy(update={"seed": 5}), Tokenizer.configured(run)))
-    assert re.match(r"of other weights \(\w{12}\) than best-00000007 has now", broken(run)["inference"])
+    assert re.search(r"of other weights \(\w{12}\) than best-00000007 has now", broken(run)["inference"])
 
 
 def test_show_prints_the_chain_and_says_by_its_exit_code_whether_it_holds(
@@ -295,11 +295,16 @@ def test_tokenising_refuses_a_tokenizer_of_other_text(tmp_path: Path, capsys: py
 
 def test_a_run_goes_on_with_the_data_that_it_began_with(run: Config) -> None:
     trainer = run.trainer.model_copy(update={"max_steps": 1, "global_batch_size": 2, "validation_windows": 2})
-    kept = run.checkpoints.model_copy(update={"export": "none"})
-    config = run.model_copy(update={"trainer": trainer, "checkpoints": kept, "name": "other"})
+    config = run.model_copy(update={"trainer": trainer, "name": "other"})
     flags = Namespace(config="other.yaml", overrides=[], debug=False, restart=False, evaluate=False)
     assert train.main(config, flags) == 0
-    assert marks(config)["run"] == ("✓", "trained on these shards: train, validation")
+    found = marks(config, deep=True)
+    assert found["run"] == ("✓", "trained on these shards: train, validation")
+    assert found["model"] == ("✓", "of best-00000001")
+    weights = run_dir(config) / "model" / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert marks(config, deep=True)["model"] == ("✗", "missing or changed: model.safetensors")
     (run_dir(config) / "finished.json").unlink()
     assert train.main(config, flags) == 0
     (run_dir(config) / "finished.json").unlink()

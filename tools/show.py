@@ -73,7 +73,7 @@ def main() -> int:
     if split in shards:
         show_numbers(shards, split, tokenizer, what.config)
         show_window(shards[split], what.config, tokenizer, arguments.window, arguments.positions)
-    return show_lineage(what, tokenizer, arguments.verify)
+    return show_lineage(what, tokenizer or configured(what), arguments.verify)
 
 
 def look(directory: Path, config: str | None, overrides: list[str]) -> Shown:
@@ -147,6 +147,16 @@ def find_tokenizer(what: Shown, shards: "dict[str, ShardSet]", named: str | None
             return found
     warn(f"the tokenizer of fingerprint {min(wanted)[:12]} is not at hand: ids are shown; name it with --tokenizer")
     return None
+
+
+def configured(what: Shown) -> "Tokenizer | None":
+    """The config's own, whatever made the shards; None where there is none."""
+    from tokenizer.tokenizer import Tokenizer
+
+    try:
+        return Tokenizer.configured(what.config) if what.is_config else None
+    except UserError:
+        return None
 
 
 def show_numbers(shards: "dict[str, ShardSet]", split: str, tokenizer: "Tokenizer | None", config: Config) -> None:
