@@ -41,6 +41,7 @@ def check_documents(model: TrainableModel, window: int | None = None) -> None:
         length = min(enough, window or enough, model.facts.max_positions or enough)
     if length < 2:
         return  # a row holds one document
+    advice = "set data.document_masking: false, or take another model"
     with quiet(model):
         try:
             found = tried(model, length)
@@ -48,8 +49,7 @@ def check_documents(model: TrainableModel, window: int | None = None) -> None:
                 found = tried(shaken(model), length)
         except Exception as problem:  # whatever a class raises at what it does not know, it cannot do it
             reason = str(problem).strip().partition("\n")[0] or type(problem).__name__
-            raise ValueError(f"data.document_masking cannot be had with {name}: {reason}") from problem
-    advice = "set data.document_masking: false, or take another model"
+            raise ValueError(f"data.document_masking cannot be had with {name}: {reason}; {advice}") from problem
     if not found.leak <= ROUNDING * found.largest:
         raise ValueError(
             f"data.document_masking: {name} lets documents in a row see each other (changing one moves the logits of "
