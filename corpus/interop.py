@@ -27,7 +27,7 @@ BLOCK = 1 << 22  # tokens that are read or written at once
 ROWS = 1 << 10  # of a data set, and documents of Megatron's index
 
 LLMC_HEADER = 256  # int32
-LLMC = {(20240520, 1): np.dtype("<u2"), (20240801, 7): np.dtype("<u4")}
+LLMC: dict[tuple[int, int], np.dtype] = {(20240520, 1): np.dtype("<u2"), (20240801, 7): np.dtype("<u4")}
 LLMC_LARGEST = 2**31 - 1  # tokens in a file: they are counted in an int32
 
 MEGATRON_MAGIC = b"MMIDIDX\x00\x00"
@@ -64,10 +64,9 @@ def read(form: str, path: Path, split: str, eos: int | None, by_eos: bool = Fals
     one document. by_eos: rows and sequences run on, and are cut there as well. dtype: of nanogpt's ids.
     Raises UserError where there is no such thing, or it is damaged.
     """
-    source = {"datasets": _read_datasets, "megatron": _read_megatron}.get(form, _read_flat)
-    if source is _read_flat:
+    if form in ("nanogpt", "llmc"):
         return _read_flat(form, path, eos, np.dtype(dtype).newbyteorder("<"))
-    opened = source(path, split)
+    opened = _read_datasets(path, split) if form == "datasets" else _read_megatron(path)
     if by_eos:
         opened.documents = cut_after((part.tokens for part in opened.documents), eos)
     return opened
@@ -112,15 +111,15 @@ def _read_flat(form: str, path: Path, eos: int | None, dtype: np.dtype) -> Sourc
 def _open_flat(form: str, path: Path, dtype: np.dtype) -> np.ndarray:
     """-> (tokens,), mapped"""
     size, start = path.stat().st_size, 0
-    header = np.fromfile(path, "<i4", 3)
-    known = LLMC.get((int(header[0]), int(header[1]))) if len(header) == 3 else None
+    header = np.fromfile(path, "<i4", 3).tolist()
+    known = LLMC.get((header[0], header[1])) if len(header) == 3 else None
     if form == "llmc":
         if known is None:
             raise UserError(f"{shown(path)} does not begin as files of llm.c do; a bare one is of format nanogpt")
         dtype, start = known, 4 * LLMC_HEADER
-        if size != start + int(header[2]) * dtype.itemsize:
+        if size != start + header[2] * dtype.itemsize:
             raise UserError(
-                f"{shown(path)} has {size:,} bytes, but its header counts {int(header[2]):,} ids; fetch it again"
+                f"{shown(path)} has {size:,} bytes, but its header counts {header[2]:,} ids; fetch it again"
             )
     elif known is not None:
         raise UserError(f"{shown(path)} has the header of llm.c; its format is llmc")
@@ -131,12 +130,12 @@ def _open_flat(form: str, path: Path, dtype: np.dtype) -> np.ndarray:
     return np.memmap(path, dtype, mode="r", offset=start)
 
 
-def _read_megatron(path: Path, _: str) -> Source:
+def _read_megatron(path: Path) -> Source:
     prefix = path.with_suffix("") if path.suffix in (".idx", ".bin") else path
     index, data = Path(f"{prefix}.idx"), Path(f"{prefix}.bin")
-    for file in (index, data):
-        if not file.is_file():
-            raise UserError(f"no {shown(file)}; name the prefix of Megatron's .bin and .idx")
+    for part in (index, data):
+        if not part.is_file():
+            raise UserError(f"no {shown(part)}; name the prefix of Megatron's .bin and .idx")
     with open(index, "rb") as file:
         head = file.read(MEGATRON_HEAD.size)
     if len(head) < MEGATRON_HEAD.size or not head.startswith(MEGATRON_MAGIC):

@@ -134,21 +134,9 @@ def chain(
 
 
 def _raw(config: Config, deep: bool) -> Iterator[Link]:
-    dataset = config.dataset
-    if config.data.mixture is not None or dataset.source not in ("files", "hub", "sample"):
-        return
-    if dataset.source == "files":
-        given = [path for path in (dataset.path, dataset.train_path) if path is not None]
-        try:
-            files = [path for group in split_files(config, "train") for path in group] if given else []
-        except UserError as problem:
-            yield Link("raw text", str(given), "", "?", str(problem))
-            return
-        if files:
-            where = shown(files[0]) + (f" and {len(files) - 1:,} more" if len(files) > 1 else "")
-            yield Link(
-                "raw text", where, input_sizes(config, "train"), "✓", f"{len(files):,} files (hash of their sizes)"
-            )
+    if config.data.mixture is None and config.dataset.source == "files":
+        yield from _raw_files(config)
+    if config.data.mixture is not None or config.dataset.source not in ("hub", "sample"):
         return
     path = raw_dir(config) / "manifest.json"
     try:
@@ -160,6 +148,21 @@ def _raw(config: Config, deep: bool) -> Iterator[Link]:
     wrong = [entry["name"] for entry in files if not _is_file(path.parent, entry, deep)]
     said = f"not what the manifest says: {', '.join(wrong)}" if wrong else f"{len(files):,} files"
     yield Link("raw text", shown(path.parent), sha256_json(splits), "✗" if wrong else "✓", said)
+
+
+def _raw_files(config: Config) -> Iterator[Link]:
+    """Files of the user's own, which nobody has noted: their sizes."""
+    given = config.dataset.train_path or config.dataset.path
+    if given is None:
+        return
+    try:
+        files = [path for group in split_files(config, "train") for path in group]
+        sizes = input_sizes(config, "train")
+    except UserError as problem:
+        yield Link("raw text", str(given), "", "?", str(problem))
+        return
+    more = f" and {len(files) - 1:,} more" if len(files) > 1 else ""
+    yield Link("raw text", f"{shown(files[0])}{more}", sizes, "✓", "there (the hash is of the files' sizes)")
 
 
 def _is_file(folder: Path, entry: dict[str, Any], deep: bool) -> bool:

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -59,7 +59,8 @@ def _blocks(shards: ShardSet) -> Iterator[np.ndarray]:
 
 def first_shards(shards: ShardSet, most: int = PACKED) -> ShardSet:
     """The first shards, with about `most` documents; at least one."""
-    records, documents = [], 0
+    records: list[dict[str, Any]] = []
+    documents = 0
     for entry in shards.manifest["shards"]:
         if records and documents + entry["documents"] > most:
             break

@@ -14,6 +14,7 @@ import argparse
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from configs.command_line import Parser, at_the_door
 from configs.loading import load_config
@@ -21,6 +22,9 @@ from configs.places import shards_dir, splits
 from configs.schema import Config
 from utils.files import shown
 from utils.messages import UserError, info, table
+
+if TYPE_CHECKING:
+    from tokenizer.tokenizer import Tokenizer
 
 
 def main() -> None:
@@ -80,7 +84,7 @@ def bring(config: Config, arguments: argparse.Namespace) -> None:
     show(folder, manifest, tokenizer, time.monotonic() - started)
 
 
-def show(folder: Path, manifest: dict, tokenizer: object, seconds: float) -> None:
+def show(folder: Path, manifest: dict[str, Any], tokenizer: "Tokenizer", seconds: float) -> None:
     """The table at the end, with the beginning of the text: the surest sign of a wrong tokenizer."""
     from corpus.shards import ShardSet
 

@@ -136,16 +136,15 @@ def find_tokenizer(what: Shown, shards: "dict[str, ShardSet]", named: str | None
         if wanted and found.fingerprint not in wanted:
             raise UserError(f"--tokenizer {named}: its fingerprint is {found.fingerprint[:12]}, not that of the shards")
         return found
-    ways = [lambda: Tokenizer.configured(what.config)]
-    ways += [lambda place=folder.parent.parent / "tokenizer": Tokenizer.load(place) for folder in what.folders.values()]
-    for way in ways:
+    for place in (None, *(folder.parent.parent / "tokenizer" for folder in what.folders.values())):
         try:
-            found = way()
+            found = Tokenizer.configured(what.config) if place is None else Tokenizer.load(place)
         except UserError:
             continue
         if found.fingerprint in wanted or not wanted:
             return found
-    warn(f"the tokenizer of fingerprint {min(wanted)[:12]} is not at hand: ids are shown; name it with --tokenizer")
+    if wanted:
+        warn(f"the tokenizer of fingerprint {min(wanted)[:12]} is not at hand: ids are shown; name it with --tokenizer")
     return None
 
 
@@ -263,7 +262,9 @@ def rows_of(
     arrays = {name: values[0] for name, values in objective(windows, seed).items()}
     tokens, length = windows.tokens[0], int(windows.lengths[0])
     seen, targets = arrays["input_ids"], arrays["targets"]
+    assert known.documents is not None
     if windows.target_tokens is not None:
+        assert windows.target_lengths is not None and known.target_documents is not None
         nothing = np.zeros(len(tokens), bool)
         source = Row(tokens, length, nothing, known.documents[0])
         n = int(windows.target_lengths[0])
