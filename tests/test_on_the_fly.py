@@ -1,6 +1,7 @@
 """Training without shards: every document once in each epoch, the same samples after any kill, and what is refused."""
 
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -33,6 +34,7 @@ from models.interface import ModelFacts
 from tests.small_data import config_for, small_tokenizer, write_documents
 from tokenizer.tokenizer import Tokenizer
 from training import checkpoints
+from training.loader import Loader
 from utils.files import write_json
 from utils.messages import UserError
 from utils.yaml_writing import to_yaml
@@ -278,6 +280,23 @@ def test_held_splits_are_whole_or_say_that_they_are_not(
     few = LanguageModelData(config, tokenizer, ModelFacts(vocab_size=tokenizer.vocab_size))
     assert [len(batch["targets"]) for batch in few.val_dataloader()[0]] == [2, 2, 1]
     assert few.windows("validation").shards.n_documents == held.AT_ONCE and capsys.readouterr().out == ""
+
+
+def test_workers_outlive_what_is_meant_for_the_main_process(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    """A cluster sends its signals to all processes of a job: the step that is going on still needs its data."""
+    for loader in (data_of(tmp_path, tokenizer, num_workers=2).train_dataloader(), Loader(list, 0, 1000, 2)):
+        steps = iter(loader)
+        before = [next(steps) for _ in range(2)]
+        workers = multiprocessing.active_children()
+        assert len(workers) == len(before) == 2
+        for worker in workers:
+            for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+                os.kill(worker.pid, signum)
+        assert len(list(islice(steps, 30))) == 30 and all(worker.is_alive() for worker in workers)
+        del steps
+        for worker in workers:
+            worker.join(timeout=30)
+        assert not any(worker.is_alive() for worker in workers)
 
 
 REFUSED = {

@@ -1,6 +1,11 @@
 """A function from numbers to batches -> an iterable of them for Lightning, made in this process or by others."""
 
+import atexit
+import multiprocessing
+import os
+import signal
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from typing import Any
 
 import torch
@@ -44,7 +49,7 @@ class Loader:
             DataLoader(
                 _Items(self.items, self.stop), batch_size=None, sampler=range(self.start, self.stop),
                 num_workers=self.num_workers, collate_fn=as_it_is, generator=torch.Generator(),
-                multiprocessing_context="fork", pin_memory=self.pinned,
+                multiprocessing_context="fork", pin_memory=self.pinned, worker_init_fn=outlives_signals(),
             )
         )  # fmt: skip
 
@@ -54,6 +59,27 @@ class Loader:
             stop = min(start - start % self.at_once + self.at_once, self.stop)
             yield from self.items(range(start, stop))
             start = stop
+
+
+def outlives_signals() -> Callable[[int], None]:
+    """-> what a worker process does first. Signals may reach all processes of a job, but what they ask for is the main
+    one's to do, which needs its workers until the step is done: they stay until it leaves, and ends them by TERM."""
+    leaving = _leaving()
+
+    def begin(worker: int) -> None:
+        for signum in (signal.SIGINT, signal.SIGUSR1):
+            signal.signal(signum, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if leaving.value else None)
+
+    return begin
+
+
+@cache
+def _leaving() -> Any:
+    """A number that worker processes see: 1 once this one exits."""
+    leaving = multiprocessing.RawValue("b", 0)
+    atexit.register(setattr, leaving, "value", 1)
+    return leaving
 
 
 def pinned(item: Any) -> Any:

@@ -5,7 +5,6 @@ itself is the only one. With each step comes the position of the stream after it
 """
 
 import os
-import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -22,7 +21,7 @@ from corpus.packing import Packing, Windows
 from corpus.sources import source_of
 from corpus.streaming import Position, Recipe, Stream, goes_on
 from tokenizer.tokenizer import Tokenizer
-from training.loader import as_it_is
+from training.loader import as_it_is, outlives_signals
 from training.loader import pinned as in_pinned_memory
 from training.ranks import gathered
 from utils.hashing import sha256_json
@@ -136,7 +135,7 @@ class StreamLoader:
             # Its own generator: by default a loader draws a seed from the global one, and shifts all that follows.
             made = DataLoader(
                 _Worker(self), batch_size=None, num_workers=self.num_workers, collate_fn=as_it_is,
-                generator=torch.Generator(), multiprocessing_context="fork",
+                generator=torch.Generator(), multiprocessing_context="fork", worker_init_fn=outlives_signals(),
             )  # fmt: skip
         for one in made:
             if isinstance(one, UserError):
@@ -167,9 +166,6 @@ class _Worker(IterableDataset):
         self.loader = loader
 
     def __iter__(self) -> Iterator[Any]:
-        # Signals reach all processes of a group; what they ask for is the main one's to do, which needs this one.
-        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(signum, signal.SIG_IGN)
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one thread for each process
         loader, worker = self.loader, get_worker_info()
         first = loader.start + worker.id  # the workers take turns, beginning with the first
