@@ -148,7 +148,9 @@ def test_ids_of_many_texts_are_the_tokenizer_s_own(shared: Path, kinds: dict[str
         fast, own = both(files)
         check_same(fast, own, odd)
         check_same(fast, own, documents[::5])
-        check_same(fast, own, ["\n".join(odd), "".join(documents), "x" * 1_000_000, " " * 1_000_000])
+        # Of one long text `tokenizers` needs a hundred times as much memory as it has bytes.
+        long = ["\n".join(odd)[:1_000_000], "".join(documents)[:2_000_000], "x" * 200_000, " " * 200_000]
+        check_same(fast, own, long)
 
 
 @needs_gigatoken
