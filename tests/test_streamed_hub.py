@@ -19,6 +19,7 @@ from small_data import sentence, small_tokenizer
 from test_data_setup import digests, hub_directory
 
 from configs.schema import Config
+from corpus import held
 from corpus.documents import read_documents
 from corpus.hub_rows import HubSource, pinned, record_path
 from corpus.shards import ShardSet
@@ -151,7 +152,9 @@ def test_a_wrong_name_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_it_is_trained_on_without_shards(tmp_path: Path, tokenizer: Tokenizer, workers: int) -> None:
+def test_it_is_trained_on_without_shards(
+    tmp_path: Path, tokenizer: Tokenizer, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     directory = str(jsonl_directory(tmp_path / "hub", 2, 100))
     config = config_for(tmp_path, directory, subset="large", fields={"text": "content"})
     config = config.model_copy(update={"data": config.data.model_copy(update={"num_workers": workers})})
@@ -168,7 +171,10 @@ def test_it_is_trained_on_without_shards(tmp_path: Path, tokenizer: Tokenizer, w
     follow = [step[0]["input_ids"] for step in islice(made(13, data.state_after(13)).train_dataloader(), 4)]
     assert all(torch.equal(step[0]["input_ids"], other) for step, other in zip(islice(steps, 4), follow, strict=True))
     assert len({row.numpy().tobytes() for step in whole for row in step}) == 52
-    assert len(data.windows("validation")) > 0
+    assert data.windows("validation").shards.n_documents == 2
+    monkeypatch.setattr(held, "AT_ONCE", 1)
+    monkeypatch.setattr(held, "MOST_TOKENS", 1000)  # a hundredth of that is all that is read of a hundredth
+    assert made().windows("validation").shards.n_documents == 1
 
 
 class Place:
