@@ -206,6 +206,8 @@ def map_tensors(path: Path) -> dict[str, np.ndarray]:
     for name, entry in header.items():
         if name != "__metadata__":
             first, last = entry["data_offsets"]
+            if start + last > len(data):
+                raise UserError(f"{path} is cut short; make the shards again with --restart")
             values = np.frombuffer(data[start + first : start + last], types[entry["dtype"]])
             tensors[name] = values.reshape(entry["shape"])
     return tensors

@@ -106,9 +106,10 @@ def test_a_damaged_index_is_made_again(shards: Path, tmp_path: Path, capsys: pyt
     packing = Packing(32, packing="best_fit")
     expected = WindowIndex(ShardSet.open(tmp_path, "train"), packing).gather(np.arange(50))
     path, *_ = sorted(folder.glob("part-00000-shard-00000.windows-*"))
-    for place in (5, 60, -3):
+    last_offset = path.read_bytes().index(b"]}}") - 1  # an odd one lies beyond the end of the file
+    for place, bit in ((5, 16), (60, 16), (last_offset, 1), (-3, 16)):
         changed = bytearray(path.read_bytes())
-        changed[place] ^= 16
+        changed[place] ^= bit
         path.write_bytes(changed)
         for again in (Packing(32, packing="partial"), packing):
             found = WindowIndex(ShardSet.open(tmp_path, "train"), again).gather(np.arange(50))
