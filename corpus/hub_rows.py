@@ -16,7 +16,7 @@ from configs.schema import Config
 from corpus.files import Row
 from corpus.inputs import Share, Source
 from corpus.splitting import CUT, share
-from utils.files import make_folder, read_json, write_json
+from utils.files import make_folder, read_json, shown, write_json
 from utils.hashing import sha256_file, sha256_json
 from utils.messages import UserError
 
@@ -185,7 +185,7 @@ class HubSource(Source):
         if self._stream.num_shards != self.units:
             raise UserError(
                 f"dataset {self.config.dataset.name}: the split '{self.name}' has {self._stream.num_shards} files now "
-                f"and had {self.units} when it was first read; remove {record_path(self.config)} and begin anew"
+                f"and had {self.units} when it was first read; remove {shown(record_path(self.config))} and begin anew"
             )
         file = self._stream.shard(num_shards=self.units, index=unit)
         # By batches of one: iterated by itself it would see torch's worker processes, and give each only a share.
