@@ -115,7 +115,13 @@ def chain(
     file is read again and compared with its checksum; else those that are older than what was made from them, and as
     long as they were, are taken to be the same.
     """
-    links = [] if config is None else [*_raw(config, deep), _tokenizer(config, tokenizer)]
+    if config is not None:
+        links = [*_raw(config, deep), _tokenizer(config, tokenizer)]
+    else:  # what lies beside the folder of the splits
+        data = next(iter(folders.values())).parent.parent
+        links = [*_raw_folder(data / "raw", deep)] if (data / "raw" / "manifest.json").is_file() else []
+        if tokenizer is not None:
+            links.append(Link("tokenizer", shown(tokenizer.where), tokenizer.fingerprint, "✓", "the one of the shards"))
     manifests = {}
     for split, folder in folders.items():
         try:
@@ -138,16 +144,23 @@ def _raw(config: Config, deep: bool) -> Iterator[Link]:
         yield from _raw_files(config)
     if config.data.mixture is not None or config.dataset.source not in ("hub", "sample"):
         return
-    path = raw_dir(config) / "manifest.json"
+    folder = raw_dir(config)
     try:
-        splits = raw_manifest(config)["splits"]
+        raw_manifest(config)
     except UserError as problem:
-        yield Link("raw text", shown(path.parent), "", "✗" if path.exists() else "?", str(problem))
+        mark: Mark = "✗" if (folder / "manifest.json").exists() else "?"
+        yield Link("raw text", shown(folder), "", mark, str(problem))
         return
+    yield from _raw_folder(folder, deep)
+
+
+def _raw_folder(folder: Path, deep: bool) -> Iterator[Link]:
+    """Raw text that was downloaded or made, with a manifest."""
+    splits = read_json(folder / "manifest.json")["splits"]
     files = [entry for split in splits.values() for entry in split["files"]]
-    wrong = [entry["name"] for entry in files if not _is_file(path.parent, entry, deep)]
+    wrong = [entry["name"] for entry in files if not _is_file(folder, entry, deep)]
     said = f"not what the manifest says: {', '.join(wrong)}" if wrong else f"{len(files):,} files"
-    yield Link("raw text", shown(path.parent), sha256_json(splits), "✗" if wrong else "✓", said)
+    yield Link("raw text", shown(folder), sha256_json(splits), "✗" if wrong else "✓", said)
 
 
 def _raw_files(config: Config) -> Iterator[Link]:
@@ -214,7 +227,7 @@ def _input(split: str, folder: Path, manifest: dict[str, Any], config: Config | 
     if config is not None and config.data.mixture is not None:
         return "✓", f"input {short}, of a config of its own"
     if config is None:
-        return "?", f"made from the input {short}; --config names the text to compare it with"
+        return _input_beside(split, folder, short)
     try:
         source = source_of(config, split)
         sizes = None if source is None else source.sizes()
@@ -229,6 +242,18 @@ def _input(split: str, folder: Path, manifest: dict[str, Any], config: Config | 
     except UserError:
         return "✗", f"made from another input ({short}): the files hold something else"
     return "✓", f"made from this text (input {short})"
+
+
+def _input_beside(split: str, folder: Path, short: str) -> tuple[Mark, str]:
+    """The same for raw text that lies beside the shards, by its sizes."""
+    path = folder.parent.parent / "raw" / "manifest.json"
+    entries = read_json(path)["splits"].get(split, {}).get("files") if path.is_file() else None
+    if entries is None:
+        return "?", f"made from the input {short}; --config names the text to compare it with"
+    sizes = sha256_json([[kind_of(Path(entry["name"])), entry["bytes"]] for entry in entries])
+    if read_json(folder / SETTINGS).get(INPUT_SIZES) != sizes:
+        return "✗", f"made from another input ({short}): the files are of other sizes"
+    return "✓", f"made from text of these sizes (input {short})"
 
 
 def _run(run: Path, identities: dict[str, dict[str, str]], tokenizer: Tokenizer | None) -> Link:

@@ -32,6 +32,7 @@ from tests.small_runs import small_run, write_checkpoint
 from tokenizer.tokenizer import Tokenizer
 from tokenizer.trained import check, write
 from utils.files import read_json, write_json
+from utils.hashing import sha256_file
 from utils.messages import UserError
 
 
@@ -239,6 +240,24 @@ def test_show_prints_the_chain_and_says_by_its_exit_code_whether_it_holds(
     text.write_bytes(text.read_bytes().replace(b"cat", b"cow"))
     assert door("show", run_dir(run), "--split", "test") == 1
     assert "✗ shards, test" in capsys.readouterr().out
+
+
+def test_without_a_config_what_lies_beside_the_shards_is_compared(shards: Path, tmp_path: Path) -> None:
+    shutil.copytree(shards, tmp_path / "tokens" / "train")
+    (tmp_path / "raw").mkdir()
+    text = shards.parent.parent / "data.jsonl"
+    shutil.copy(text, tmp_path / "raw" / "data.jsonl")
+
+    def found(n_bytes: int, deep: bool = False) -> list[tuple[str, str]]:
+        entry = {"name": "data.jsonl", "bytes": n_bytes, "sha256": sha256_file(text)}
+        write_json(tmp_path / "raw" / "manifest.json", {"splits": {"train": {"files": [entry]}}})
+        tokenizer = Tokenizer.load(shards.parent.parent / "tokenizer")
+        links = chain({"train": tmp_path / "tokens" / "train"}, None, tokenizer, None, deep)
+        return [(link.what, link.mark) for link in links]
+
+    right = text.stat().st_size
+    assert found(right, deep=True) == [("raw text", "✓"), ("tokenizer", "✓"), ("shards, train", "✓")]
+    assert found(right + 1) == [("raw text", "✗"), ("tokenizer", "✓"), ("shards, train", "✗")]
 
 
 # ---- what stages refuse ---------------------------------------------------------------------------------------------

@@ -136,7 +136,8 @@ def find_tokenizer(what: Shown, shards: "dict[str, ShardSet]", named: str | None
         if wanted and found.fingerprint not in wanted:
             raise UserError(f"--tokenizer {named}: its fingerprint is {found.fingerprint[:12]}, not that of the shards")
         return found
-    for place in (None, *(folder.parent.parent / "tokenizer" for folder in what.folders.values())):
+    beside = [folder.parent.parent / "tokenizer" for folder in what.folders.values()]
+    for place in [None, *beside] if what.is_config else [*beside, None]:
         try:
             found = Tokenizer.configured(what.config) if place is None else Tokenizer.load(place)
         except UserError:
