@@ -74,6 +74,7 @@ class Parser(argparse.ArgumentParser):
     """Complains as the rest of Liftoff does."""
 
     def error(self, message: str) -> NoReturn:
+        """Raises UserError in place of leaving."""
         raise UserError(f"{message}; see --help")
 
 

@@ -54,6 +54,7 @@ class _Loading:
         return next(iter([*typed, *stated, *(key for key in keys if self.origin(key)), keys[0]]))
 
     def add(self, key: KeyPath, problem: str) -> None:
+        """Notes a problem, with the place where its key is stated."""
         origin = self.origin(key)
         self.problems.append(f"{origin.place if origin else self.name}: {problem}")
         self.bad.add(key)

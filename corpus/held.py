@@ -14,7 +14,7 @@ from corpus.encoding import Encoder, Piece, layout_of
 from corpus.inputs import address_of
 from corpus.packing import Packing
 from corpus.raw import is_streamed
-from corpus.shards import Shard, ShardRecord, ShardSet, Tokens, dtype_for, offsets_of, totals
+from corpus.shards import Shard, ShardRecord, ShardSet, Tokens, dtype_for, joined, offsets_of, totals
 from corpus.sources import source_of
 from tokenizer.tokenizer import Tokenizer
 from utils.messages import UserError, amount, info
@@ -110,15 +110,3 @@ def _are_enough(documents: int, tokens: int, packing: Packing, enough: int | Non
     if enough is None or documents < enough:
         return False
     return packing.packing not in ("full", "best_fit") or tokens >= enough * packing.row
-
-
-def joined(some: list[Tokens]) -> Tokens:
-    """Several runs of documents as one."""
-
-    def end_to_end(name: str) -> np.ndarray | None:
-        return None if getattr(some[0], name) is None else np.concatenate([getattr(one, name) for one in some])
-
-    return Tokens(
-        *(end_to_end(name) for name in Tokens._fields if name != "skipped"),
-        skipped=tuple(one for run in some for one in run.skipped),
-    )

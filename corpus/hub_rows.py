@@ -177,9 +177,11 @@ class HubSource(Source):
         return {**self.__dict__, "_stream": None}  # another process opens its own
 
     def unit_bytes(self, unit: int) -> int:
+        """Not known before a file is read."""
         return 0
 
     def rows(self, unit: int, start: int = 0) -> Iterator[tuple[int, Row]]:
+        """Of one file, as it comes. Raises UserError where the split has another number of files by now."""
         if self._stream is None:
             self._stream = open_streams(self.config, self.commit)[self.name]
         if self._stream.num_shards != self.units:
@@ -194,15 +196,19 @@ class HubSource(Source):
         return ((number, Row("", record)) for number, record in enumerate(rows, start))
 
     def where(self, unit: int, row: int) -> str:
+        """Dataset, split, file and row."""
         return f"{self.config.dataset.name} ({self.name}), file {unit + 1} of {self.units}:{row + 1}"
 
     def digest(self, unit: int) -> str:
+        """Of the commit and the number of the file; of a directory also of what its files hold."""
         return sha256_json([self._identity, self._contents, unit])
 
     def changed_since(self, time: float) -> bool:
+        """Only a directory can: a commit stays what it is."""
         return any(path.stat().st_mtime >= time for path in self._files)
 
     def sizes(self) -> str:
+        """Of a directory's files; of a dataset on the Hub the commit alone."""
         files = [[str(path.relative_to(self._root)), path.stat().st_size] for path in self._files]
         return sha256_json([self._identity, files])
 

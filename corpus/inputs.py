@@ -111,14 +111,17 @@ class FileSource(Source):
         return self.pieces[number], unit - self.first[number]
 
     def unit_bytes(self, unit: int) -> int:
+        """An equal share of its file."""
         piece, _ = self._find(unit)
         return piece.n_bytes // piece.units
 
     def is_small(self, unit: int) -> bool:
+        """Whether it can be cut out of its file, and is no huge row group."""
         piece, _ = self._find(unit)
         return piece.reader not in ("whole", "parallel") and piece.n_bytes // piece.units <= LARGE
 
     def rows(self, unit: int, start: int = 0) -> Iterator[tuple[int, Row]]:
+        """Of one unit of a file, or of the files that are read together."""
         piece, number = self._find(unit)
         return ((i, row) for i, row in self._rows(piece, number) if row is not None and i >= start)
 
@@ -141,6 +144,7 @@ class FileSource(Source):
         return enumerate(row for path in piece.paths for row in reading.rows_of(path, self.text_unit, self.longest))
 
     def where(self, unit: int, row: int) -> str:
+        """File and line (of tables: row); lines before the unit are counted only now."""
         piece, number = self._find(unit)
         if piece.reader in ("lines", "json"):
             start = number * UNIT_BYTES
@@ -150,6 +154,7 @@ class FileSource(Source):
         return next((found.where for _, found in self.rows(unit, row)), shown(piece.paths[0]))
 
     def place(self, unit: int, row: int) -> float:
+        """By the number of the row in all files where that is known without reading, else in its unit."""
         piece, number = self._find(unit)
         if piece.rows_before is None:
             return place_of(row, unit)
@@ -167,9 +172,11 @@ class FileSource(Source):
             return hashlib.sha256(file.read(stop - start)).hexdigest()
 
     def changed_since(self, time: float) -> bool:
+        """By the times of its files."""
         return any(path.stat().st_mtime >= time for piece in self.pieces for path in piece.paths)
 
     def sizes(self) -> str:
+        """Of the kinds and sizes of the files, in their order."""
         return sha256_json([
             [kind_of(path), path.stat().st_size] for piece in self.pieces for path in piece.paths
         ])  # fmt: skip
@@ -184,9 +191,11 @@ class FunctionSource(Source):
         self.records, self.name, self.identity = records, name, identity
 
     def unit_bytes(self, unit: int) -> int:
+        """Nobody knows."""
         return 0
 
     def rows(self, unit: int, start: int = 0) -> Iterator[tuple[int, Row]]:
+        """Whatever is yielded: dicts, or text for a document of kind text."""
         for number, record in enumerate(self.records):
             if number >= start:
                 yield number, self._row(number, record)
@@ -200,12 +209,15 @@ class FunctionSource(Source):
         return Row(where, None, "not text", f"a function yields dicts or text, not {type(record).__name__}")
 
     def where(self, unit: int, row: int) -> str:
+        """The function and the number of the record."""
         return f"{self.name}:{row + 1}"
 
     def digest(self, unit: int) -> str:
+        """Of the function's name, file and arguments."""
         return sha256_json(self.identity)
 
     def sizes(self) -> str:
+        """The same, as there is nothing to measure."""
         return self.digest(0)
 
 

@@ -82,6 +82,19 @@ class Tokens(NamedTuple):
         )  # fmt: skip
 
 
+def joined(parts: list[Tokens]) -> Tokens:
+    """Tokens of documents that follow each other."""
+    if len(parts) == 1:
+        return parts[0]
+
+    def run(name: str) -> np.ndarray | None:
+        values = [getattr(part, name) for part in parts]
+        return None if values[0] is None else np.concatenate(values)
+
+    names = [name for name in Tokens._fields if name != "skipped"]
+    return Tokens(*(run(name) for name in names), tuple(one for part in parts for one in part.skipped))
+
+
 @dataclass
 class ShardRecord:
     """What the manifest says of one shard. All but the first three also stand in the shard's own header, so that a
@@ -127,6 +140,7 @@ class _Hashing:
         self.file, self.hash, self.size = file, hashlib.sha256(), 0
 
     def write(self, data: Any) -> None:
+        """bytes, or an array that is contiguous."""
         data = memoryview(data).cast("B") if not isinstance(data, bytes) else data
         self.hash.update(data)
         self.file.write(data)

@@ -8,12 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import numpy as np
-
 from corpus.documents import EMPTY, Bad, BadDocuments, Reader
 from corpus.encoding import Encoder, Piece
 from corpus.inputs import ROW, Source, address_of, unit_of
-from corpus.shards import Skipped, Tokens
+from corpus.shards import Skipped, Tokens, joined
 
 TASK_BYTES = 4 << 20  # of small units that are read together
 PIECE_DOCUMENTS, PIECE_BYTES = 512, 1 << 20  # of what the main process reads and a worker gets at once
@@ -135,16 +133,3 @@ def _read_here(
             yield Task(number, since, range(0), rows)
             rows, n_bytes = [], 0
     yield Task(number, since, range(0), rows, (unit,))
-
-
-def joined(parts: list[Tokens]) -> Tokens:
-    """Tokens of documents that follow each other."""
-    if len(parts) == 1:
-        return parts[0]
-
-    def run(name: str) -> np.ndarray | None:
-        values = [getattr(part, name) for part in parts]
-        return None if values[0] is None else np.concatenate(values)
-
-    names = [name for name in Tokens._fields if name != "skipped"]
-    return Tokens(*(run(name) for name in names), tuple(one for part in parts for one in part.skipped))

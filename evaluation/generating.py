@@ -192,6 +192,7 @@ class Stream:
         print(flush=True)
 
     def print_until(self, text: str, end: int) -> None:
+        """Prints what is new of the text before `end`."""
         if end > self.printed:
             print(text[self.printed : end], end="", flush=True)
             self.printed = end

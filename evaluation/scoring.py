@@ -169,9 +169,11 @@ class Progress(L.Callback):
         self.bar = bar
 
     def on_test_start(self, trainer: L.Trainer, _: L.LightningModule) -> None:
+        """Now it is known how many batches there are."""
         self.bar.total = sum(trainer.num_test_batches)
 
     def on_test_batch_end(self, *_: Any) -> None:
+        """One more is done."""
         self.bar.advance(1)
 
 

@@ -147,9 +147,11 @@ class Rules(NamedTuple):
 
     @property
     def ending_tokens(self) -> int:
+        """How many ids end a text."""
         return len({*self.options.stop_ids, self.eos_id} - {None})
 
     def penalised(self, scores: Tensor, seen: Tensor | None) -> Tensor:
+        """scores (B, V), those of tokens already there lowered. seen: (B, V) bool; None: no penalty."""
         return scores if seen is None else penalise_repetition(scores, seen, self.options.repetition_penalty)
 
 
@@ -356,6 +358,7 @@ class Search:
         return taken
 
     def is_done(self, length: int) -> bool:
+        """Whether no beam that is still open can become better than what is finished. length: tokens so far."""
         if not self.live:
             return True
         hoped = self.best_live / length**self.rules.options.length_penalty

@@ -54,6 +54,7 @@ class Watch(L.Callback):
             info("\ngradient norms\n" + as_columns(gradient_norms(training.model)))
 
     def on_train_batch_end(self, trainer: L.Trainer, training: TrainingModule, *_: Any) -> None:
+        """Notes the step's loss, and tells every tenth."""
         sums = training.sums.read()
         self.losses.append(sums["nats"] / max(1, sums["targets"]))
         if len(self.losses) % 10 == 1 or training.steps == STEPS:

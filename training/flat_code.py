@@ -85,6 +85,7 @@ class _Rewriter:
         self.found: list[Module] = []
 
     def rewrite(self, text: str) -> str:
+        """The text of a module with its imports made flat. Raises UserError where it is not Python."""
         try:
             tree = ast.parse(text)
         except SyntaxError as error:
@@ -169,6 +170,7 @@ class _Rewriter:
         return self.flat_names[module.name]
 
     def note_package(self, name: str) -> None:
+        """Notes what has to be installed for an import."""
         top = name.split(".")[0]
         if top not in sys.stdlib_module_names:
             self.packages.update(packages_distributions().get(top, [top])[:1])

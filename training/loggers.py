@@ -35,10 +35,12 @@ class FromLightning(LightningLogger):
 
     @property
     def name(self) -> str:
+        """Lightning asks for it; nothing is written under it."""
         return "liftoff"
 
     @property
     def version(self) -> str:
+        """The same."""
         return ""
 
     @rank_zero_only
@@ -59,6 +61,7 @@ class TensorBoard:
         self._writer: Any = None
 
     def write(self, line: dict[str, Any]) -> None:
+        """One line of metrics.jsonl."""
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter  # takes a second
 
@@ -71,6 +74,7 @@ class TensorBoard:
                 self._writer.add_scalar(name, value, line["step"])
 
     def close(self) -> None:
+        """Writes what is still held back."""
         if self._writer is not None:
             with user_errors(self.folder):
                 self._writer.close()
@@ -105,9 +109,11 @@ class WandB:
         self.run.define_metric("*", step_metric="step")
 
     def write(self, line: dict[str, Any]) -> None:
+        """One line of metrics.jsonl."""
         self.run.log(dict(scalars(line)) | {axis: line[axis] for axis in AXES})
 
     def close(self) -> None:
+        """Writes what is still held back."""
         self.run.finish()
 
 

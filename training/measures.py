@@ -36,6 +36,7 @@ class Sums:
         self.pending: list[Loss] = []
 
     def add(self, loss: Loss) -> None:
+        """Adds a batch, without waiting for the device."""
         self.pending.append(Loss(loss.nats.detach(), loss.tokens, loss.correct))
 
     def read(self) -> list[float]:
@@ -194,6 +195,7 @@ class MetricsFile:
             os.write(self._descriptor, text.encode())
 
     def close(self) -> None:
+        """Syncs the file to the disk."""
         os.fsync(self._descriptor)
         os.close(self._descriptor)
 
@@ -211,6 +213,7 @@ class Clock:
 
     @property
     def seconds(self) -> float:
+        """Since the run began, its earlier lives included."""
         return time.monotonic() - self._start
 
     @property

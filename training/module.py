@@ -90,16 +90,20 @@ class TrainingModule(L.LightningModule):
         self.evaluated.setdefault(number, Sums()).add(self.loss_of(batch))
 
     def on_validation_epoch_start(self) -> None:
+        """Forgets the sums of the validation before."""
         self.evaluated.clear()
 
     def on_validation_epoch_end(self) -> None:
+        """Sums of all sets -> scores."""
         self.gather_scores(places.validation_names(self.config))
 
     def on_test_epoch_start(self) -> None:
+        """Forgets sums and texts of earlier tests."""
         self.evaluated.clear()
         self.generated.clear()
 
     def on_test_epoch_end(self) -> None:
+        """Sums of the split -> scores."""
         self.gather_scores([self.config.inference.split])
 
     def gather_scores(self, names: list[str]) -> None:

@@ -23,10 +23,12 @@ class Hardware:
 
     @property
     def ranks(self) -> int:
+        """Processes in all, one for each device."""
         return self.devices * self.num_nodes
 
     @property
     def device_type(self) -> str:
+        """As torch names it."""
         return "cuda" if self.accelerator == "gpu" else "cpu"
 
     def __str__(self) -> str:

@@ -53,6 +53,7 @@ class StepEnd(L.Callback):
 
     @property
     def clock(self) -> Clock:
+        """The run's seconds."""
         return self.recorder.clock
 
     def on_fit_start(self, trainer: L.Trainer, training: TrainingModule) -> None:

@@ -135,6 +135,7 @@ class Meter:
 
 class _PlainMeter(Meter):
     def show(self) -> None:
+        """A line of its own."""
         info(self.line())
 
 
@@ -145,6 +146,7 @@ class _RichMeter(Meter):
         self.task = bar.add_task(escape(description), total=total, meter=self)
 
     def show(self) -> None:
+        """Moves the bar."""
         self.bar.update(self.task, completed=self.done, total=self.total)
 
 
@@ -152,6 +154,7 @@ class _Counts(ProgressColumn):
     """The line of the meter, without its description, beside Rich's bar."""
 
     def render(self, task: Task) -> Text:
+        """What Rich asks a column for."""
         meter: Meter = task.fields["meter"]
         return Text(meter.line().removeprefix(f"{meter.description}: "), overflow="ellipsis", no_wrap=True)
 

@@ -94,9 +94,11 @@ class _Reader:
         self.layer, self.name, self.with_lines = layer, name, with_lines
 
     def place(self, node: yaml.Node) -> str:
+        """file:line, or the name alone where lines say nothing."""
         return f"{self.name}:{_line(node)}" if self.with_lines else self.name
 
     def value(self, node: yaml.Node, key: KeyPath, above: tuple[yaml.Node, ...]) -> Any:
+        """Any node. above: the nodes that it lies in, so that a loop is found."""
         if node in above:
             self.layer.problems.append(f"{self.place(node)}: '{dotted(key)}' contains itself")
             return None
@@ -112,6 +114,7 @@ class _Reader:
         return self.scalar(node, key)
 
     def mapping(self, node: yaml.MappingNode, key: KeyPath, above: tuple[yaml.Node, ...]) -> dict[Any, Any]:
+        """A mapping; a key that stands twice is a problem."""
         values: dict[Any, Any] = {}
         lines: dict[Any, int] = {}
         merged: list[yaml.Node] = []
@@ -142,6 +145,7 @@ class _Reader:
         return values
 
     def scalar(self, node: yaml.ScalarNode, key: KeyPath) -> Any:
+        """Text, number, boolean or null, `1e-4` too is a number."""
         text, kind = node.value, node.tag.removeprefix("tag:yaml.org,2002:")
         if kind == "null":
             return None
