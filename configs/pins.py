@@ -1,4 +1,4 @@
-"""Config -> what `tools.fetch` has recorded of what it names on the Hub, so that every stage uses the same commits."""
+"""Config -> what `data_setup.fetch` has recorded of what it names on the Hub: every stage uses the same commits."""
 
 from pathlib import Path
 from typing import Any, Literal

@@ -81,7 +81,7 @@ def directory(config: Config) -> Path | None:
 
 
 def _on_this_machine(config: Config) -> tuple[Path | None, dict[str, list[str]] | None]:
-    """-> the directory to read, and of one that `tools.fetch` has brought which files; None for the Hub itself."""
+    """-> the directory to read, and of one that `data_setup.fetch` has brought which files; None for the Hub itself."""
     local, fetched = directory(config), recorded(config, "dataset")
     if local is not None or not fetched or not fetched.get("splits"):
         return local, None

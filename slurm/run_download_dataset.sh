@@ -4,7 +4,7 @@
 #     sbatch slurm/run_download_dataset.sh configs/user_configs/mine.yaml [key.path=value ...]
 #
 # Needs the internet for `source: hub`: where compute nodes have none, run it on the login node with bash, or
-# python -m tools.fetch, which brings tokenizer and model too.
+# python -m data_setup.fetch, which brings tokenizer and model too.
 # Without Slurm: bash instead of sbatch. Copy it to slurm/user_slurm/ (not in git) to change it.
 #
 #SBATCH --job-name=download_dataset
@@ -20,7 +20,7 @@ activate_environment() {
     source .venv/bin/activate                                          # made by `make setup`
     # source "$HOME/miniconda3/etc/profile.d/conda.sh" && conda activate liftoff
     # module purge && module load python/3.11 cuda && source .venv/bin/activate
-    # export HF_HUB_OFFLINE=1                                          # on nodes without internet (tools.fetch)
+    # export HF_HUB_OFFLINE=1                                          # on nodes without internet (data_setup.fetch)
 }
 # -----------------------------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ activate_environment() {
     source .venv/bin/activate                                          # made by `make setup`
     # source "$HOME/miniconda3/etc/profile.d/conda.sh" && conda activate liftoff
     # module purge && module load python/3.11 cuda && source .venv/bin/activate
-    # export HF_HUB_OFFLINE=1                                          # on nodes without internet (tools.fetch)
+    # export HF_HUB_OFFLINE=1                                          # on nodes without internet (data_setup.fetch)
 }
 # -----------------------------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from tokenizer.tokenizer import Tokenizer
 from utils.hashing import sha256_file
 
 NEW = {"arguments": {"width": 16, "depth": 1, "heads": 1}}
-FETCH, PREFLIGHT = ["-m", "tools.fetch"], ["-m", "tools.preflight"]
+FETCH, PREFLIGHT = ["-m", "data_setup.fetch"], ["-m", "tools.preflight"]
 
 
 def model_directory(folder: Path) -> Path:
@@ -82,7 +82,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 def test_what_a_config_needs_is_fetched_recorded_and_enough(place: Place, run_script: RunScript) -> None:
     before = run_script([*PREFLIGHT, place.config], env=place.env)
     assert before.returncode == 2 and before.stdout.count("MISSING") == 3, before.stdout
-    assert before.stdout.rstrip().endswith(f"python -m tools.fetch {place.config}    # where there is a network")
+    assert before.stdout.rstrip().endswith(f"python -m data_setup.fetch {place.config}    # where there is a network")
 
     done = run_script([*FETCH, place.config], env=place.env)
     assert done.returncode == 0, done.stderr

@@ -171,7 +171,7 @@ def test_a_long_document_converts_with_identical_ids(shared: Path, book: Path) -
     for kind in ("unigram", "bpe"):
         given = config(book, kind=kind)
         original = Tokenizer(train_sp_tokenizer.train(given, TrainingText(given, by_line=True)))
-        complete, problem = convert_sp.complete(original)
+        complete, problem = convert_sp.complete(original.files, *original.special_strings())
         assert problem is None
         converted = Tokenizer({"tokenizer.json": complete["tokenizer.json"]})
         assert converted.encode(text) == original.encode(text), kind

@@ -5,15 +5,12 @@ a text. The normalisation of the others is handed over as it is, and `tokenizer.
 """
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tokenizer import special_strings
 from tokenizer.engines import ROLES
 from tokenizer.finding import SPECIALS
 from utils.messages import UserError
-
-if TYPE_CHECKING:
-    from tokenizer.tokenizer import Tokenizer
 
 # Piece types of sentencepiece_model.proto.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
@@ -21,14 +18,14 @@ UNIGRAM, BPE, WORD, CHAR = 1, 2, 3, 4
 SPACE = "▁"
 
 
-def complete(tokenizer: "Tokenizer") -> tuple[dict[str, bytes], str | None]:
+def complete(own: dict[str, bytes], roles: dict[str, str], others: list[str]) -> tuple[dict[str, bytes], str | None]:
     """The files of a SentencePiece tokenizer, with those that transformers needs beside the .model.
 
+    own, roles, others: `files` and `special_strings()` of the Tokenizer.
     -> (files, None), or the files as they were and why the model cannot be converted.
     """
-    roles, others = tokenizer.special_strings()
     specials = {role: piece for role, piece in roles.items() if role not in ("bos", "eos", "unk", "pad")}
-    files = {**tokenizer.files, SPECIALS: tokenizer.files.get(SPECIALS, _json(specials))}
+    files = {**own, SPECIALS: own.get(SPECIALS, _json(specials))}
     try:
         pipeline = convert(next(content for name, content in files.items() if name.endswith(".model")))
     except UserError as problem:

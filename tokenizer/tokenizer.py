@@ -211,7 +211,7 @@ class Tokenizer:
 
         files, problem = dict(self.files), None
         if isinstance(self.engine, SentencePieceEngine) and "tokenizer.json" not in files:
-            files, problem = convert_sp.complete(self)
+            files, problem = convert_sp.complete(files, *self.special_strings())
         elif "tokenizer_config.json" not in files:
             # Without one transformers chooses a class by the model beside it, which may build another tokenizer.
             files |= convert_sp.transformers_files(*self.special_strings())

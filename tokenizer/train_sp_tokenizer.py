@@ -145,7 +145,7 @@ def convert(config: Config, tokenizer: Any) -> tuple[dict[str, bytes], str]:
     from tokenizer import convert_sp, report
     from tokenizer.tokenizer import Tokenizer
 
-    files, problem = convert_sp.complete(tokenizer)
+    files, problem = convert_sp.complete(tokenizer.files, *tokenizer.special_strings())
     if problem is not None:
         return files, f"none: {problem}"
     converted = Tokenizer({name: content for name, content in files.items() if name == "tokenizer.json"}, "converted")

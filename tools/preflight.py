@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000  # of linux/sched.h
 DOCUMENTS = 3  # of each split that are read
 LIGHT = 2_000_000_000  # bytes of weights up to which the model itself is built
-FETCH = "python -m tools.fetch"
+FETCH = "python -m data_setup.fetch"
 
 
 class Later(Exception):
@@ -85,7 +85,7 @@ def brings(config: Config, stage: str, arguments: str) -> str:
 
 
 def fetched(config: Config, _: Found) -> str:
-    """The record of `tools.fetch`, and whether the files are those that it names."""
+    """The record of `data_setup.fetch`, and whether the files are those that it names."""
     names = [
         what
         for what in ("dataset", "tokenizer", "retrain", "model")

@@ -1,6 +1,6 @@
 """Config -> all that it names on the Hub, brought to this machine and recorded: for compute nodes without internet.
 
-    python -m tools.fetch configs/user_configs/mine.yaml          on the login node
+    python -m data_setup.fetch configs/user_configs/mine.yaml     on the login node
     python -m tools.preflight configs/user_configs/mine.yaml      proves that nothing is missing
 
 Raw text goes where the download stage puts it; tokenizer, model and the files of a streamed dataset go into the cache
