@@ -65,12 +65,16 @@ def _numbers(missing: list[int], most: int = 20) -> str:
 def report_joined(config: Config, tokenizer: Tokenizer) -> None:
     """Joins the parts of every split, after checking every byte of them; says what each came to.
 
-    Raises UserError that names the part that is missing or not whole."""
+    Raises UserError that names the part that is missing or not whole, or each file that is not as it was joined."""
     for source in sources(config):
         for split in source.shares:
             folder = shards_dir(config) / split
             settings = settings_of(config, split, tokenizer, source)
-            manifest = begin(folder, settings) or join(folder, split, settings, config, tokenizer, check_bytes=True)
+            manifest = begin(folder, settings)
+            if manifest is None:
+                manifest = join(folder, split, settings, config, tokenizer, check_bytes=True)
+            else:
+                _raise_for(verify(folder))
             info(
                 f"{shown(folder)}: {len(manifest['units'])} parts, {manifest['documents']:,} documents, "
                 f"{manifest['tokens'] + manifest['target_tokens']:,} tokens"
@@ -93,10 +97,19 @@ def report_verified(config: Config) -> None:
     if not shards_dir(config).exists():
         raise UserError(f"no shards in {shown(shards_dir(config))}; make them with: python tokenize_data.py CONFIG")
     folders = [shards_dir(config) / split for split in splits(config) if _is_expected(config, split)]
-    wrong = [line for folder in folders for line in verify(folder)]
-    if wrong:
-        raise UserError(
-            "the shards are not as their manifests say (make them again with --restart):\n" + "\n".join(wrong)
-        )
+    unfinished = [shown(folder) for folder in folders if folder.is_dir() and not (folder / MANIFEST).exists()]
+    advice = (
+        f"; {', '.join(unfinished)} has no manifest yet: the same command without --verify goes on"
+        if unfinished
+        else ""
+    )
+    _raise_for([line for folder in folders for line in verify(folder)], advice)
     for folder in folders:
         info(f"{shown(folder)}: every file has the bytes of its checksum, none is missing, none is foreign")
+
+
+def _raise_for(wrong: list[str], advice: str = "") -> None:
+    if wrong:
+        raise UserError(
+            f"the shards are not as their manifests say (make them again with --restart{advice}):\n" + "\n".join(wrong)
+        )

@@ -147,14 +147,15 @@ class _Run:
         chosen = self.config.tokenize.part
         for part in range(self.config.tokenize.parts) if chosen is None else [chosen]:
             self._make_part(part, open_)
-        made = []
-        for split, manifest in there.items():
-            missing: list[int] = []
-            if manifest is None:
-                manifest, missing = self._joined(split)
-            seconds = time.monotonic() - started if split in open_ else 0.0
-            made.append(Made(split, self.folder[split], manifest, seconds, self.n_bytes, self.bad[split], missing))
-        return made
+        joined = {split: self._joined(split) if there[split] is None else (there[split], []) for split in there}
+        seconds = time.monotonic() - started  # of all splits together, as their bytes are
+        return [
+            Made(
+                split, self.folder[split], manifest, seconds if split in open_ else 0.0, self.n_bytes, self.bad[split],
+                missing,
+            )
+            for split, (manifest, missing) in joined.items()
+        ]  # fmt: skip
 
     def _joined(self, split: str) -> tuple[dict[str, Any] | None, list[int]]:
         """-> the manifest, if all parts are there; else which are not"""
@@ -186,7 +187,7 @@ class _Run:
         before = sum(self.source.unit_bytes(unit) for unit in range(units.start, start)) / 1e6
         named = f"tokenising {', '.join(names)}" + self._of(part)
         with progress(named, max(total, before) or None, unit="MB") as meter:
-            meter.advance(before)
+            meter.begin_at(before)
             todo = tasks(self.source, self.number, range(start, units.stop), self.reader, since)
             with closing(todo):  # files that are being read are closed at once when something goes wrong
                 for result in self.pool.map(todo):

@@ -51,6 +51,16 @@ def test_only_the_first_rank_speaks(capsys: pytest.CaptureFixture[str], monkeypa
     assert capsys.readouterr() == ("", "")
 
 
+def test_what_an_interrupted_run_had_done_took_no_time_of_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with progress("tokenising", 1000, "MB") as meter:
+        meter.begin_at(800)
+        now[0] = 10.0
+        meter.advance(50)
+        assert meter.line() == "tokenising: 850 of 1,000 MB (85%) in 10.0 s, 30.0 s left, 5 MB/s"
+
+
 def test_progress_off_a_terminal_is_a_plain_line_now_and_then(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from pathlib import Path
 
@@ -10,14 +11,14 @@ import pytest
 from configs.schema import Config
 from corpus import inputs, tasks
 from corpus.documents import read_documents
-from corpus.report import report_joined
+from corpus.report import report, report_joined, report_verified
 from corpus.shards import ShardSet
 from corpus.tokenising import tokenise
 from corpus.verifying import verify
 from tests.small_data import config_for, small_tokenizer, write_documents
 from tests.test_tokenising import contents
 from tokenizer.tokenizer import Tokenizer
-from utils.messages import UserError
+from utils.messages import UserError, size
 
 
 @pytest.fixture(autouse=True)
@@ -97,6 +98,23 @@ def test_a_part_that_is_not_whole_is_named_and_made_again(tmp_path: Path, tokeni
     tokenise(cut_config(tmp_path, "array", parts=3, part=1), tokenizer)
     report_joined(cut_config(tmp_path, "array", parts=3), tokenizer)
     assert contents(tmp_path / "array") == contents(tmp_path / "one")
+    shard.write_bytes(damaged)  # and after they were joined it is still checked
+    with pytest.raises(UserError, match=r"part-00001-shard-00000.safetensors: wrong, not the bytes of its checksum"):
+        report_joined(cut_config(tmp_path, "array", parts=3), tokenizer)
+
+
+def test_what_is_told_of_parts_is_true(
+    tmp_path: Path, tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_documents(tmp_path / "a.jsonl", 300)
+    made = tokenise(cut_config(tmp_path, "out", parts=2, part=0), tokenizer)
+    with pytest.raises(UserError, match=r"no manifest yet: the same command without --verify goes on"):
+        report_verified(cut_config(tmp_path, "out", parts=2))
+    made = tokenise(cut_config(tmp_path, "whole"), tokenizer)
+    capsys.readouterr()
+    report(made, "mine.yaml", "tokenizers")
+    # Three splits are read from one file, once.
+    assert re.search(rf"speed +{size(made[0].n_bytes)} in", capsys.readouterr().out)
 
 
 def test_parts_and_caps_that_cannot_be(tmp_path: Path, tokenizer: Tokenizer) -> None:
@@ -134,6 +152,41 @@ def test_caps_are_where_they_were_after_a_stop(tmp_path: Path, tokenizer: Tokeni
     for path_of in (folder / "manifest.json", folder / "part-00000.json", *sorted(folder.glob("*.safetensors"))[3:]):
         path_of.unlink()
     tokenise(config("again"), tokenizer)
+    assert contents(tmp_path / "again") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("cap", [None, 50])
+def test_a_unit_may_hold_next_to_nothing(
+    tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, cap: int | None
+) -> None:
+    """Many units in a task, as many small files are; with a cap train is full thousands of them before the others."""
+    monkeypatch.setattr(inputs, "UNIT_BYTES", 16)
+    monkeypatch.setattr(tasks, "TASK_BYTES", 200_000 if cap is None else 5_000)
+    write_documents(tmp_path / "a.jsonl", 1400)
+    configs = {out: cut_config(tmp_path, out) for out in ("whole", "again")}
+    configs = {
+        out: config.model_copy(update={"dataset": config.dataset.model_copy(update={"max_documents": cap})})
+        for out, config in configs.items()
+    }
+    for config in configs.values():
+        tokenise(config, tokenizer)
+    folder = tmp_path / "again" / "train"
+    for path in (folder / "manifest.json", folder / "part-00000.json", *sorted(folder.glob("*.safetensors"))[1:]):
+        path.unlink()
+    tokenise(configs["again"], tokenizer)
+    assert contents(tmp_path / "again") == contents(tmp_path / "whole")
+
+
+def test_a_part_without_documents_goes_on_too(
+    tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_documents(tmp_path / "a.jsonl", 3)
+    for out in ("whole", "again"):
+        tokenise(config_for(tmp_path, path, tokenize={"path": str(tmp_path / out), "parts": 3}), tokenizer)
+    for name in ("manifest.json", "part-00002.json"):  # what a kill leaves: its empty shard
+        (tmp_path / "again" / "train" / name).unlink()
+    os.utime(path, (time.time() + 5,) * 2)  # so that what was read is hashed again
+    tokenise(config_for(tmp_path, path, tokenize={"path": str(tmp_path / "again"), "parts": 3}), tokenizer)
     assert contents(tmp_path / "again") == contents(tmp_path / "whole")
 
 

@@ -92,9 +92,14 @@ class Meter:
     def __init__(self, description: str, total: float | None, unit: str, every_seconds: float) -> None:
         self.description, self.total, self.unit = description, total, unit
         self.done: float = 0
+        self.before: float = 0
         self.text = ""
         self.started = self.shown = time.monotonic()
         self.every_seconds = every_seconds
+
+    def begin_at(self, done: float) -> None:
+        """So many were done before, by a run that was interrupted; they took no time of this one."""
+        self.done = self.before = done
 
     def advance(self, n: float = 1) -> None:
         """n more are done. Cheap: it shows nothing unless it is time to."""
@@ -111,7 +116,7 @@ class Meter:
     def line(self) -> str:
         """The state as one plain line."""
         seconds = max(time.monotonic() - self.started, 1e-9)
-        speed = self.done / seconds
+        speed = (self.done - self.before) / seconds
         unit = f" {self.unit}" if self.unit else ""
         if self.total:
             left = (self.total - self.done) / speed if speed else None
