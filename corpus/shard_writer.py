@@ -5,6 +5,7 @@ put together, hashed and synced by a thread while the next one is being filled.
 """
 
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
@@ -57,7 +58,8 @@ class ShardWriter:
         self.about = about
         self.records = list(finished)
         self.tokens_done = sum(record.tokens + record.target_tokens for record in self.records)
-        self.skipped: list[Skipped] = []
+        self.skipped: list[Skipped] = []  # of the documents that are being added
+        self.passed = _Passed()  # those before them that lie behind the last document
         self.writing: Future[None] | None = None
         self.thread = ThreadPoolExecutor(1, "shards")
         last = self.records[-1] if self.records else ShardRecord("", "", 0, part, -1)
@@ -76,7 +78,7 @@ class ShardWriter:
 
         inputs: for the units that they lie in, the hash of the units before.
         """
-        self.skipped += documents.skipped
+        self.skipped = list(documents.skipped)
         documents = documents.as_type(self.dtype)
         sizes = documents.sizes()
         ends = np.cumsum(sizes)
@@ -91,6 +93,7 @@ class ShardWriter:
                 first = last
             if first < len(sizes):
                 self._finish_shard()
+        self.passed.add(self.skipped)
         self.tokens_done += int(sizes.sum())
 
     def close(self) -> None:
@@ -102,7 +105,7 @@ class ShardWriter:
 
     def left_over(self) -> dict[str, int]:
         """Rows skipped after the last shard's last document, by reason."""
-        return _counted(self.skipped)
+        return dict(sorted(self.passed.counts.items()))
 
     def _take(self, piece: Tokens, inputs: dict[int, str]) -> None:
         now = self.now
@@ -111,11 +114,13 @@ class ShardWriter:
         now.bytes, now.words, now.lines = (
             was + int(new) for was, new in zip((now.bytes, now.words, now.lines), piece.text.sum(0), strict=True)
         )
-        self.read_documents, self.read_bytes = (
-            self.read_documents + len(piece.lengths),
-            self.read_bytes + int(piece.n_bytes.sum()),
-        )
         now.read_until = int(piece.addresses[-1]) + 1
+        self.passed.add(one for one in self.skipped if one.address < now.read_until)
+        self.skipped = [one for one in self.skipped if one.address >= now.read_until]
+        now.skipped = dict(sorted((self.passed.counts + Counter(now.skipped)).items()))
+        self.read_documents += len(piece.lengths) + self.passed.documents
+        self.read_bytes += int(piece.n_bytes.sum()) + self.passed.n_bytes
+        self.passed = _Passed()
         now.input = inputs.get(now.read_until >> 32, "")
         self._append("tokens", piece.tokens, piece.lengths)
         now.tokens += len(piece.tokens)
@@ -141,11 +146,6 @@ class ShardWriter:
             record.scored_tokens = record.target_tokens
         elif "scored" not in self.spools:
             record.scored_tokens = record.tokens
-        within = [one for one in self.skipped if one.address < record.read_until]
-        self.skipped = [one for one in self.skipped if one.address >= record.read_until]
-        record.skipped = _counted(within)
-        self.read_documents += sum(one.n_bytes > 0 for one in within)
-        self.read_bytes += sum(one.n_bytes for one in within)
         record.read_documents, record.read_bytes = self.read_documents, self.read_bytes
         tensors: dict[str, Any] = {"tokens": [np.empty(0, self.dtype)], "offsets": [offsets_of([])]}
         for name, spool in self.spools.items():
@@ -171,8 +171,16 @@ class ShardWriter:
             writing.result()
 
 
-def _counted(skipped: Iterable[Skipped]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for one in skipped:
-        counts[one.reason] = counts.get(one.reason, 0) + 1
-    return dict(sorted(counts.items()))
+class _Passed:
+    """Rows without tokens, counted: there may be more of them than of documents."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()  # by reason
+        self.documents = self.n_bytes = 0  # of them that could be read, and their text
+
+    def add(self, rows: Iterable[Skipped]) -> None:
+        """Counts some more."""
+        for one in rows:
+            self.counts[one.reason] += 1
+            self.documents += one.n_bytes > 0
+            self.n_bytes += one.n_bytes

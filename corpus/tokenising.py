@@ -206,7 +206,8 @@ class _Run:
 
     def _input_before(self, units: range, start: int, writers: dict[str, ShardWriter]) -> str:
         """The hash of the part's units before `start`: as a shard has it, or made anew where the files are newer."""
-        noted = {unit_of(writer.read_until): writer.input for writer in writers.values() if writer.shard}
+        # A shard without documents, of a part that has none, says nothing.
+        noted = {unit_of(writer.read_until): writer.input for writer in writers.values() if writer.read_until}
         begun = min((self.folder[split] / SETTINGS).stat().st_mtime for split in writers)
         if not self.source.changed_since(begun):
             return noted.get(start, "")
@@ -228,8 +229,6 @@ class _Run:
         before = meter.done
         for unit, digest in result.digests:
             inputs[unit + 1] = chained(inputs[unit], [digest])
-            if unit - 4096 in inputs:
-                del inputs[unit - 4096]
             meter.done += self.source.unit_bytes(unit) / 1e6
         for split in sorted(result.tokens, key=lambda name: name != "train"):
             tokens = caps[split].cut(result.tokens[split])
@@ -239,6 +238,9 @@ class _Run:
             writers[split].add(tokens, inputs)
             for one in tokens.skipped:
                 self._note(self.bad[split], one)
+        wanted = {max(inputs), *(cap.unit for cap in caps.values() if cap.full)}
+        for unit in inputs.keys() - wanted:  # what is still to come lies beyond
+            del inputs[unit]
         self.n_bytes += result.n_bytes
         if not meter.total and meter.done == before:
             meter.done += result.n_bytes / 1e6

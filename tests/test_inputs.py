@@ -1,7 +1,9 @@
 """Units of the input: one by one they are the whole, wherever lines, rows and files end; parts are runs of them."""
 
+import hashlib
 import json
 import random
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -136,3 +138,18 @@ def test_the_hash_of_a_unit_knows_its_bytes_and_the_hashes_know_all(tmp_path: Pa
         after = [files("line", path).digest(unit) for unit in range(16)]
         assert sum(a != b for a, b in zip(before, after, strict=True)) == 1
         before = after
+
+
+def test_a_large_unit_is_hashed_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inputs, "UNIT_BYTES", 1 << 20)
+    path = tmp_path / "a.parquet"
+    with open(path, "wb") as file:
+        file.truncate(40 << 20)
+    source = FileSource(WHOLE, [], "file", 150, "text")
+    source.pieces, source.first = [inputs.Piece((path,), "parquet", 40 << 20, (1, 2), 2)], [0, 2]
+    tracemalloc.start()
+    found = source.digest(1)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 5 << 20  # of 20 MB
+    assert found == hashlib.sha256(bytes(20 << 20)).hexdigest()

@@ -162,7 +162,7 @@ def test_a_unit_may_hold_next_to_nothing(
     """Many units in a task, as many small files are; with a cap train is full thousands of them before the others."""
     monkeypatch.setattr(inputs, "UNIT_BYTES", 16)
     monkeypatch.setattr(tasks, "TASK_BYTES", 200_000 if cap is None else 5_000)
-    write_documents(tmp_path / "a.jsonl", 1400)
+    write_documents(tmp_path / "a.jsonl", 2000)
     configs = {out: cut_config(tmp_path, out) for out in ("whole", "again")}
     configs = {
         out: config.model_copy(update={"dataset": config.dataset.model_copy(update={"max_documents": cap})})

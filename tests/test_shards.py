@@ -1,5 +1,6 @@
 """The shard format: read by safetensors itself, cut where the documents say, and the same bytes every time."""
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,23 @@ def test_skipped_documents_are_counted_with_the_shard_that_follows(tmp_path: Pat
     # A document that was read and then refused counts towards the caps; a row that was none does not.
     assert [(record.read_documents, record.read_bytes) for record in writer.records] == [(2, 12), (3, 17)]
     assert writer.left_over() == {"b": 1}
+
+
+def test_rows_without_documents_take_no_memory(tmp_path: Path) -> None:
+    writer = ShardWriter(tmp_path, 0, np.dtype(np.uint16), 1 << 20, {})
+    tracemalloc.start()
+    for batch in range(50):  # a document, and 2,000 empty lines behind it; of the first batches there is no document
+        begun = batch * 10_000
+        skipped = tuple(Skipped(begun + 1 + i, "empty", "", 0) for i in range(2_000))
+        documents = tokens_of([3] * (batch > 30), begun)
+        writer.add(documents._replace(skipped=skipped))
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    writer.close()
+    assert held < 1_000_000  # 100,000 of them
+    assert [record.skipped for record in writer.records] == [{"empty": 98_000}] and writer.left_over() == {
+        "empty": 2_000
+    }
 
 
 def open_set(folder: Path) -> ShardSet:
