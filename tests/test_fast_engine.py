@@ -376,7 +376,8 @@ def test_the_table_is_right_around_its_edges() -> None:
 @needs_gigatoken
 @pytest.mark.proof
 def test_the_table_holds_every_code_point_that_differs() -> None:
-    found = [code for some in differing.search() for code in some]
+    codes = sorted(differing.worth_looking_at())
+    found = [code for some in differing.search(codes) for code in some]
     assert differing.ranges(found) == differing.RANGES
 
 

@@ -37,7 +37,26 @@ def table() -> np.ndarray:
     return found
 
 
-def search(codes: Iterable[int] = range(0x80, LAST + 1), batch: int = 5000) -> Iterator[list[int]]:
+def beginnings(found: np.ndarray) -> np.ndarray:
+    """The table by the first two bytes of UTF-8, (65536,) bool: those with which a code point of the table begins.
+
+    Each code point of the table has three bytes or four, so the first is E0 or above.
+    """
+    some = np.zeros(1 << 16, bool)
+    for code in np.flatnonzero(found).tolist():
+        first, second, _, *_ = chr(code).encode("utf-8", "surrogatepass")
+        some[first << 8 | second] = True
+    return some
+
+
+def worth_looking_at() -> Iterator[int]:
+    """The code points that may differ: all of the planes that hold characters, and some of those that hold none."""
+    yield from range(0x80, 0x40000)
+    yield from range(0xE0000, 0xE1000)
+    yield from (code for code in range(0x40000, LAST + 1, 61) if not 0xE0000 <= code < 0xE1000)
+
+
+def search(codes: Iterable[int], batch: int = 5000) -> Iterator[list[int]]:
     """Cut texts around each code point by both libraries -> those that are cut differently, a batch at a time.
 
     Each is put between characters of other kinds and next to itself, in a vocabulary where every border between two
@@ -46,16 +65,14 @@ def search(codes: Iterable[int] = range(0x80, LAST + 1), batch: int = 5000) -> I
     import gigatoken
     from tokenizers import Tokenizer as Pipeline
 
-    engines = []
-    for pattern in (None, *SPELLED_OUT):
-        content = json.dumps(_showing_borders(pattern))
-        engines.append((gigatoken.Tokenizer.from_json(content), Pipeline.from_str(content)))
+    contents = [json.dumps(_showing_borders(pattern)) for pattern in (None, *SPELLED_OUT)]
     wanted = [code for code in codes if code not in SURROGATES]
     for low in range(0, len(wanted), batch):
         part = wanted[low : low + batch]
         texts = [_sample(chr(code)) for code in part]
         differing = np.zeros(len(part), bool)
-        for fast, own in engines:
+        for content in contents:  # made anew each time: gigatoken keeps all words, and here all are new
+            fast, own = gigatoken.Tokenizer.from_json(content), Pipeline.from_str(content)
             layout: Any = fast.encode_batch(texts, parallel=False).layout
             ids, offsets = layout.content.data, layout.offsets.data
             for i, encoding in enumerate(own.encode_batch_fast(texts, add_special_tokens=False)):

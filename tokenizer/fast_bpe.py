@@ -104,6 +104,7 @@ class FastBPE:
         self._strings = _looked_for(added)
         self._separator, self._content = _content(description)
         self._differing = differing.table()
+        self._suspect = differing.beginnings(self._differing)
         self._compared = 0
         self._build()
         special = [token.content for token in added if token.special][:20]
@@ -164,15 +165,22 @@ class FastBPE:
             found.update(i for i, text in enumerate(texts) if string in text)
         other = [i for i, text in enumerate(texts) if not text.isascii()]
         if other:
-            joined = "".join([texts[i] for i in other])
-            codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), np.uint32)
-            places = np.flatnonzero(self._differing[codes])
-            if len(places):
-                ends = np.cumsum([len(texts[i]) for i in other])
-                found.update(other[k] for k in np.unique(np.searchsorted(ends, places, "right")))
+            found.update(other[k] for k in self._with_differing([texts[i] for i in other]))
             if self._normalises:
                 found.update(i for i in other if not unicodedata.is_normalized("NFC", texts[i]))
         return sorted(found)
+
+    def _with_differing(self, texts: list[str]) -> np.ndarray:
+        """Which texts hold a code point of the table."""
+        joined = "".join(texts)
+        letters = np.frombuffer(joined.encode("utf-8", "surrogatepass"), np.uint8)
+        places = np.flatnonzero(letters >= 0xE0)
+        begin = letters[places].astype(np.uint16) << 8 | letters[places + 1]
+        if not self._suspect[begin].any():  # as of nearly all texts
+            return np.empty(0, np.int64)
+        codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), np.uint32)
+        ends = np.cumsum([len(text) for text in texts])
+        return np.unique(np.searchsorted(ends, np.flatnonzero(self._differing[codes]), "right"))
 
     def _compare(self, index: int | None, text: str, ids: np.ndarray) -> None:
         """Raises Difference unless the tokenizer's own engine gives the same; of a long text, to a piece of it."""
