@@ -13,8 +13,9 @@ from typing import Any, Literal
 from configs.places import REPOSITORY, mixture_sources, raw_dir, split_dir, tokenizer_dir, validation_names
 from configs.schema import Config
 from corpus.files import kind_of
+from corpus.hub_rows import pinned
 from corpus.parts import unchanged
-from corpus.raw import raw_manifest
+from corpus.raw import is_streamed, raw_manifest
 from corpus.shards import MANIFEST, SETTINGS, read_manifest
 from corpus.sources import source_of, split_files
 from corpus.verifying import verify
@@ -144,6 +145,9 @@ def _raw(config: Config, deep: bool) -> Iterator[Link]:
         yield from _raw_files(config)
     if config.data.mixture is not None or config.dataset.source not in ("hub", "sample"):
         return
+    if is_streamed(config):
+        yield _streamed(config)
+        return
     folder = raw_dir(config)
     try:
         raw_manifest(config)
@@ -152,6 +156,17 @@ def _raw(config: Config, deep: bool) -> Iterator[Link]:
         yield Link("raw text", shown(folder), "", mark, str(problem))
         return
     yield from _raw_folder(folder, deep)
+
+
+def _streamed(config: Config) -> Link:
+    """A dataset that is read as it comes, and not stored."""
+    name = str(config.dataset.name)
+    try:
+        found = pinned(config)
+    except UserError as problem:
+        return Link("raw text", name, "", "?", str(problem))
+    read_at = f"commit {found['commit'][:12]}" if found["commit"] else "a directory, without a commit"
+    return Link("raw text", name, sha256_json(found), "✓", f"not stored, read as it comes; {read_at}")
 
 
 def _raw_folder(folder: Path, deep: bool) -> Iterator[Link]:
@@ -269,7 +284,9 @@ def _run(run: Path, identities: dict[str, dict[str, str]], tokenizer: Tokenizer 
     if wrong or gone:
         said = "; ".join(wrong) or f"the shards of {', '.join(gone)} are not at hand"
         return Link("run", shown(run), config, "✗" if wrong else "?", said)
-    what = ", ".join(then["splits"]) or "documents on the fly"
+    if not then["splits"]:
+        return Link("run", shown(run), config, "✓", "trained on documents as they were read, without shards")
+    what = ", ".join(then["splits"])
     return Link("run", shown(run), config, "✓", f"trained on these shards: {what}")
 
 

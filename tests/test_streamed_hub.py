@@ -22,6 +22,7 @@ from configs.schema import Config
 from corpus import held
 from corpus.documents import read_documents
 from corpus.hub_rows import HubSource, pinned, record_path
+from corpus.lineage import chain
 from corpus.shards import ShardSet
 from corpus.tokenising import tokenise
 from data_setup import hub as downloading
@@ -258,3 +259,5 @@ def test_a_directory_is_what_it_is(tmp_path: Path, capsys: pytest.CaptureFixture
     look_at_stream(config, argparse.Namespace(restart=False, config="mine.yaml", overrides=[]))
     said = capsys.readouterr().out
     assert "nothing to download" in said and "none, it is a directory" in said and "2 files" in said
+    raw = chain({"train": tmp_path / "no shards"}, config, None, run=None, deep=False)[0]
+    assert raw.what == "raw text" and raw.mark == "✓" and "not stored" in raw.said  # and nobody is told to store it
