@@ -6,6 +6,7 @@ one, or one that only one process can read, the main process reads some rows at 
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import NamedTuple
 
 from corpus.documents import EMPTY, Bad, BadDocuments, Reader
@@ -55,11 +56,9 @@ class Work:
     def __call__(self, task: Task) -> Result:
         """Raises UserError at a bad document, where those stop the stage."""
         source = self.sources[task.source]
-        batches = [task.rows] if task.rows else []
         made: dict[str, list[Tokens]] = {split: [] for split in task.since}
-        for unit in task.units:
-            batches.append(list(find(source, unit, self.reader, task.since)))
-        for batch in batches:
+        of_units = (list(find(source, unit, self.reader, task.since)) for unit in task.units)  # held one by one
+        for batch in chain([task.rows] if task.rows else [], of_units):
             for split, tokens in self._encoded(source, batch).items():
                 made[split].append(tokens)
         tokens = {split: joined(parts) for split, parts in made.items() if parts}
