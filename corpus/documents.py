@@ -88,11 +88,13 @@ class Reader:
         """Raises UserError where dataset.fields names a field that the kind does not have."""
         self.fields = Fields(config)
         self.longest = config.tokenize.max_document_bytes
+        self.limit = f"tokenize.max_document_bytes is {self.longest:,}"
 
     def read(self, row: Row) -> tuple[dict[str, Any], int] | Bad:
         """-> fields and UTF-8 bytes of the text, or why there is no document."""
         if row.record is None:
-            return Bad(row.reason, row.detail)
+            detail = [row.detail, self.limit if row.reason == "too long" else ""]
+            return Bad(row.reason, "; ".join(filter(None, detail)))
         try:
             fields = self.fields.of(row.record)
         except BadRecord as problem:
@@ -104,7 +106,7 @@ class Reader:
         except UnicodeEncodeError:
             return Bad("not text", "a lone surrogate, half a character of UTF-16")
         if size > self.longest:
-            return Bad("too long", f"{size:,} bytes, tokenize.max_document_bytes is {self.longest:,}")
+            return Bad("too long", f"{size:,} bytes, {self.limit}")
         return fields, size
 
 

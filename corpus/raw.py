@@ -60,15 +60,21 @@ def raw_settings(config: Config) -> dict[str, Any]:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """["key: 1 there, 2 in the config", …] of two groups of settings; of hashes only their beginnings."""
+    """["key: 1 there, 2 in the config", …] of two groups of settings; of hashes only their beginnings.
+
+    Of a group within both only what differs: "group.key: …"."""
 
     def said(value: Any) -> str:
         is_hash = isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value)
         return f"{value[:12]}…" if is_hash else repr(value)
 
-    keys = itertools.chain(old, (key for key in new if key not in old))
-    return [
-        f"{key}: {said(old.get(key))} there, {said(new.get(key))} in the config"
-        for key in keys
-        if old.get(key) != new.get(key)
-    ]
+    found = []
+    for key in itertools.chain(old, (key for key in new if key not in old)):
+        there, here = old.get(key), new.get(key)
+        if there == here:
+            continue
+        if isinstance(there, dict) and isinstance(here, dict):
+            found += [f"{key}.{one}" for one in differences(there, here)]
+        else:
+            found.append(f"{key}: {said(there)} there, {said(here)} in the config")
+    return found

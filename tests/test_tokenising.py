@@ -186,6 +186,8 @@ def test_a_second_run_has_nothing_to_do_and_other_settings_are_refused(tmp_path:
     assert [made.seconds for made in tokenise(config_for(tmp_path, path), tokenizer)] == [0, 0, 0]
     with pytest.raises(UserError, match=r"tokenize.shard_tokens: 100000000 there, 50 in the config.*--restart"):
         tokenise(config_for(tmp_path, path, tokenize={"shard_tokens": 50}), tokenizer)
+    with pytest.raises(UserError, match=r"settings \(dataset.caps: \[None, None\] there, \[5, None\] in the config\)"):
+        tokenise(config_for(tmp_path, path, dataset={"max_documents": 5}), tokenizer)
     with pytest.raises(UserError, match="tokenizer's fingerprint"):
         tokenise(config_for(tmp_path, path), small_tokenizer(tmp_path / "other", leave_out=("mask",)))
     assert contents(tmp_path / "tokens") == before
@@ -353,7 +355,9 @@ def test_odd_documents_are_handled_as_the_config_says_and_counted(
     path.write_bytes(b"\n".join(ODD) + b"\n")
     own = {"validation_path": None, "test_path": None}
     how = {"max_document_bytes": 300_000, "num_workers": workers}
-    with pytest.raises(UserError, match=r"a\.jsonl:2: too long; mend it, or skip .*bad_documents=skip"):
+    with pytest.raises(
+        UserError, match=r"a\.jsonl:2: too long \(tokenize.max_document_bytes is 300,000\); mend it, or skip"
+    ):
         tokenise(config_for(tmp_path, path, dataset=own, tokenize=how), tokenizer)
     config = config_for(tmp_path, path, dataset=own, tokenize={**how, "bad_documents": "skip"})
     shards, made = train_of(config, tokenizer)
