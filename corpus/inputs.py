@@ -1,4 +1,4 @@
-"""A config -> the sources of its splits: rows in units, which any process can read by themselves, in any order.
+"""Files, or a function -> a source: rows in units, which any process can read by themselves, in any order.
 
 A unit is about a megabyte: a byte range of lines, a row group of Parquet, a row range of Arrow, some whole texts. What
 cannot be cut (csv, compressed files, paragraphs, functions) is one unit a file. Units and the rows in them are counted
