@@ -140,6 +140,7 @@ class _Run:
         """Every split: made now, or there already."""
         started = time.monotonic()
         there = {split: begin(self.folder[split], settings) for split, settings in self.settings.items()}
+        self.ahead = 0.0  # megabytes that were counted of a unit before its end
         for split, manifest in there.items():
             if manifest is not None:
                 unchanged(self.source, self.folder[split], manifest)
@@ -226,10 +227,8 @@ class _Run:
         self, result: Result, writers: dict[str, ShardWriter], caps: dict[str, "_Cap"], inputs: dict[int, str],
         meter: Meter,
     ) -> None:  # fmt: skip
-        before = meter.done
         for unit, digest in result.digests:
             inputs[unit + 1] = chained(inputs[unit], [digest])
-            meter.done += self.source.unit_bytes(unit) / 1e6
         for split in sorted(result.tokens, key=lambda name: name != "train"):
             tokens = caps[split].cut(result.tokens[split])
             if split == "train" and caps[split].full and is_streamed(self.config):
@@ -242,8 +241,7 @@ class _Run:
         for unit in inputs.keys() - wanted:  # what is still to come lies beyond
             del inputs[unit]
         self.n_bytes += result.n_bytes
-        if not meter.total and meter.done == before:
-            meter.done += result.n_bytes / 1e6
+        self._advance(result, meter)
         meter.update(f"{sum(writer.tokens_done for writer in writers.values()):,} tokens")
 
     def _note(self, bad: BadDocuments, one: Skipped) -> None:
@@ -252,6 +250,18 @@ class _Run:
             return
         # To find a place may take reading up to it: only those that are told are looked up.
         known = bad.wants_place(one.reason)
+    def _advance(self, result: Result, meter: Meter) -> None:
+        """Units count when they end; until then, of one that comes in pieces, the text that there was so far."""
+        if result.digests and meter.total:
+            ended = sum(self.source.unit_bytes(unit) for unit, _ in result.digests) / 1e6
+            meter.done += max(0.0, ended - self.ahead)
+            self.ahead = 0.0
+        else:
+            meter.done += result.n_bytes / 1e6
+            self.ahead += result.n_bytes / 1e6
+        if meter.total:
+            meter.done = min(meter.done, meter.total)
+
         row = one.address & ((1 << ROW) - 1)
         bad.add(self.source.where(unit_of(one.address), row) if known else "", one.reason, one.detail)
 

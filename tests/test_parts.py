@@ -1,15 +1,18 @@
 """Parts made one by one, anywhere and in any order, are the bytes of one run; caps, changes and what is named."""
 
+import gzip
 import json
 import os
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from configs.schema import Config
-from corpus import inputs, tasks
+from corpus import inputs, tasks, tokenising
 from corpus.documents import read_documents
 from corpus.report import report, report_joined, report_verified
 from corpus.shards import ShardSet
@@ -18,7 +21,7 @@ from corpus.verifying import verify
 from tests.small_data import config_for, small_tokenizer, write_documents
 from tests.test_tokenising import contents
 from tokenizer.tokenizer import Tokenizer
-from utils.messages import UserError, size
+from utils.messages import Meter, UserError, size
 
 
 @pytest.fixture(autouse=True)
@@ -115,6 +118,30 @@ def test_what_is_told_of_parts_is_true(
     report(made, "mine.yaml", "tokenizers")
     # Three splits are read from one file, once.
     assert re.search(rf"speed +{size(made[0].n_bytes)} in", capsys.readouterr().out)
+
+
+def test_a_file_that_cannot_be_cut_moves_the_meter(
+    tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = write_documents(tmp_path / "a.jsonl", 3000).read_bytes()
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(plain))
+    monkeypatch.setattr(tasks, "PIECE_BYTES", 10_000)
+    seen = []
+
+    class Seen(Meter):
+        def update(self, text: str, done: float | None = None) -> None:
+            seen.append(self.done)
+
+    @contextmanager
+    def watched(description: str, total: float | None, unit: str) -> Iterator[Meter]:
+        yield Seen(description, total, unit, 30)
+        assert seen[-1] == pytest.approx(total)
+
+    monkeypatch.setattr(tokenising, "progress", watched)
+    tokenise(
+        config_for(tmp_path, tmp_path / "a.jsonl.gz", dataset={"validation_path": None, "test_path": None}), tokenizer
+    )
+    assert len(set(seen)) > 5 and seen == sorted(seen)
 
 
 def test_parts_and_caps_that_cannot_be(tmp_path: Path, tokenizer: Tokenizer) -> None:
