@@ -135,12 +135,12 @@ class _Run:
         self.folder = {split: shards_dir(config) / split for split in names}
         self.bad = {split: BadDocuments("skip") for split in names}
         self.n_bytes = 0
+        self.ahead = 0.0  # megabytes that were counted of a unit before its end
 
     def make(self) -> list[Made]:
         """Every split: made now, or there already."""
         started = time.monotonic()
         there = {split: begin(self.folder[split], settings) for split, settings in self.settings.items()}
-        self.ahead = 0.0  # megabytes that were counted of a unit before its end
         for split, manifest in there.items():
             if manifest is not None:
                 unchanged(self.source, self.folder[split], manifest)
@@ -244,12 +244,6 @@ class _Run:
         self._advance(result, meter)
         meter.update(f"{sum(writer.tokens_done for writer in writers.values()):,} tokens")
 
-    def _note(self, bad: BadDocuments, one: Skipped) -> None:
-        if one.reason == EMPTY:
-            bad.empty += 1
-            return
-        # To find a place may take reading up to it: only those that are told are looked up.
-        known = bad.wants_place(one.reason)
     def _advance(self, result: Result, meter: Meter) -> None:
         """Units count when they end; until then, of one that comes in pieces, the text that there was so far."""
         if result.digests and meter.total:
@@ -262,6 +256,12 @@ class _Run:
         if meter.total:
             meter.done = min(meter.done, meter.total)
 
+    def _note(self, bad: BadDocuments, one: Skipped) -> None:
+        if one.reason == EMPTY:
+            bad.empty += 1
+            return
+        # To find a place may take reading up to it: only those that are told are looked up.
+        known = bad.wants_place(one.reason)
         row = one.address & ((1 << ROW) - 1)
         bad.add(self.source.where(unit_of(one.address), row) if known else "", one.reason, one.detail)
 
