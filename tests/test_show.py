@@ -4,6 +4,7 @@ import re
 import shutil
 from io import StringIO
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -12,13 +13,14 @@ from rich.console import Console
 from corpus.packing import Packing
 from corpus.picture import Row, between, picture, positions
 from corpus.shards import ShardSet
-from corpus.statistics import first_shards, frequencies, lengths_of, waste_of
+from corpus.statistics import Frequencies, first_shards, frequencies, lengths_of, waste_of
 from corpus.tokenising import tokenise
 from corpus.window_index import WindowIndex, packing_shares
 from tests.conftest import RunScript
 from tests.doors import door
 from tests.small_data import config_for, small_tokenizer, write_documents
 from tokenizer.tokenizer import Tokenizer
+from tools.show import frequent
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz\x1b"
 
@@ -82,6 +84,18 @@ def test_counts_are_those_of_all_tokens(made: Path, monkeypatch: pytest.MonkeyPa
     assert lengths_of(shards) == dict(zip(*np.unique(lengths, return_counts=True), strict=True))
     some = first_shards(shards, most=150)
     assert 0 < some.n_documents <= 150 and len(some.shards) < len(shards.shards)
+
+
+def test_a_token_that_is_no_text_by_itself_is_named_as_in_the_vocabulary() -> None:
+    class Pieces:
+        def decode(self, ids: list[int], skip_special: bool) -> str:
+            return {0: "", 1: "\ufffd", 2: "a"}[ids[0]]
+
+        def token(self, index: int) -> str:
+            return ("\u2581", "<0xC3>", "\u2581a")[index]
+
+    counts = Frequencies(np.array([5, 3, 2, 0]), 10)
+    assert frequent(counts, cast(Tokenizer, Pieces())) == "'\u2581' 50.0%   '<0xC3>' 30.0%   'a' 20.0%"
 
 
 def test_waste_of_each_packing(made: Path) -> None:

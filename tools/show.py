@@ -198,13 +198,15 @@ def frequent(found: Any, tokenizer: "Tokenizer | None") -> str:
     """The tokens that occur most, and how often."""
     from corpus.picture import plain
 
-    order = found.counts.argsort()[::-1][:FREQUENT]
-    said = [
-        f"{plain(repr(tokenizer.decode([int(i)], skip_special=False))) if tokenizer else int(i)} "
-        f"{found.counts[i] / max(1, found.tokens):.1%}"
-        for i in order
-        if found.counts[i]
-    ]
+    def written(token: int) -> str:
+        if tokenizer is None:
+            return str(token)
+        text = tokenizer.decode([token], skip_special=False)
+        is_whole = text and "\ufffd" not in text  # no space alone of SentencePiece, no part of a character
+        return plain(repr(text if is_whole else tokenizer.token(token)))
+
+    order = [int(i) for i in found.counts.argsort()[::-1][:FREQUENT] if found.counts[i]]
+    said = [f"{written(token)} {found.counts[token] / max(1, found.tokens):.1%}" for token in order]
     return "\n".join("   ".join(said[at : at + 6]) for at in range(0, len(said), 6))
 
 
