@@ -16,8 +16,10 @@ from test_data_setup import digests, hub_directory
 
 from configs.loading import load_config
 from configs.pins import revision_of
+from configs.schema import Config
 from tests.conftest import RunScript
 from tokenizer.tokenizer import Tokenizer
+from tools.preflight import Found, fetched
 from utils.hashing import sha256_file
 
 NEW = {"arguments": {"width": 16, "depth": 1, "heads": 1}}
@@ -238,3 +240,10 @@ def test_files_of_this_machine_are_recorded_and_nothing_is_missing(tmp_path: Pat
     os.remove(tmp_path / "text.txt")
     gone = run_script([*PREFLIGHT, config])
     assert gone.returncode == 2 and "MISSING: no file" in gone.stdout
+
+
+def test_before_anything_is_fetched_no_record_is_named(tmp_path: Path) -> None:
+    config = Config(
+        paths={"data": str(tmp_path)}, dataset={"source": "hub", "name": "org/text"}, tokenizer={"path": "org/words"}
+    )
+    assert fetched(config, Found("mine.yaml")) == "not recorded, so whatever this machine has: dataset, tokenizer"

@@ -102,8 +102,8 @@ def fetched(config: Config, _: Found) -> str:
                 raise UserError(f"{entry['what']} {entry['name']}: {file} is missing or not whole")
             count += 1
     absent = ", ".join(what for what in names if what not in [entry["what"] for entry in entries])
-    said = f"{count:,} files are there, as {shown(record_path(config))} says"
-    return said + (f"; not recorded, so whatever this machine has: {absent}" if absent else "")
+    said = [f"{count:,} files are there, as {shown(record_path(config))} says"] if entries else []
+    return "; ".join(said + ([f"not recorded, so whatever this machine has: {absent}"] if absent else []))
 
 
 def file_of(config: Config, entry: dict[str, Any], file: str) -> Path | None:
