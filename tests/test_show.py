@@ -147,5 +147,6 @@ def test_without_a_tokenizer_ids_are_shown(made: Path, tmp_path: Path, capsys: p
     }.items():
         assert door("show", copied, *arguments) == 2
         assert match in capsys.readouterr().err
+    assert door("show") == 2 and "required: DIRECTORY; see --help" in capsys.readouterr().err
     assert door("show", tmp_path / "nothing") == 2
     assert "is neither a run (config.yaml) nor token shards (manifest.json)" in capsys.readouterr().err

@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("config", metavar="CONFIG", help="the config file")
     parser.add_argument("form", metavar="FORMAT", choices=FORMATS, help=", ".join(FORMATS))
     parser.add_argument("path", metavar="PATH", type=Path, help="what to read")
-    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="settings to override")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="key.path=value", help="settings to override")
     parser.add_argument("--split", default="train", help="which split it is to be (train)")
     parser.add_argument("--dtype", choices=("uint16", "uint32"), help="of nanogpt's ids (uint16)")
     parser.add_argument("--by-eos", action="store_true", help="rows and sequences run on: cut after EOS alone")

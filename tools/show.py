@@ -50,7 +50,9 @@ def main() -> int:
         prog="python -m tools.show", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("directory", metavar="DIRECTORY", type=Path, help="a split's shards, a folder of splits, a run")
-    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="settings that windows are cut by")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="key.path=value", help="settings that windows are cut by"
+    )
     parser.add_argument("--split", help="the split whose window is shown (by default the first)")
     parser.add_argument("--window", type=int, default=0, metavar="N", help="its number (0)")
     parser.add_argument("--positions", action="store_true", help=f"its first {AT_ONCE} positions, one by one")
