@@ -172,7 +172,7 @@ def join(
 
 def _make_again(part: int, config: Config) -> str:
     if config.tokenize.parts == 1:
-        return "run the same command again"
+        return "make it with: python tokenize_data.py CONFIG"
     return f"make it with: python tokenize_data.py CONFIG tokenize.parts={config.tokenize.parts} tokenize.part={part}"
 
 
