@@ -18,20 +18,20 @@ import pytorch_lightning as L
 import torch
 from torch import Tensor
 
-from configs.places import mixture_sources, run_dir, split_dir, validation_names
+from configs.places import mixture_sources, run_dir, validation_names
 from configs.schema import Config
 from corpus.chance import key_of
 from corpus.held import read_held
 from corpus.mixture import Chosen, TrainingWindows
 from corpus.packing import Windows
+from corpus.raw import is_streamed
 from corpus.samples import Samples
-from corpus.shards import ShardSet
 from corpus.window_index import WindowIndex
 from models.interface import ModelFacts
 from objectives import build_objective
 from objectives.facts import NOTHING, kept_apart
 from tokenizer.tokenizer import Tokenizer
-from training.fitting import check_contents, check_model, check_shards, packing_of, vocabulary_facts
+from training.fitting import check_contents, check_model, check_shards, open_shards, packing_of, vocabulary_facts
 from training.loader import Loader
 from training.on_the_fly import OnTheFly, StreamLoader
 from utils.messages import UserError
@@ -82,8 +82,7 @@ class LanguageModelData(L.LightningDataModule):
     def _opened(self, split: str) -> WindowIndex:
         if self.config.data.tokens == "on_the_fly":
             return self._held(split)
-        folder = split_dir(self.config, split)
-        shards = ShardSet.open(folder.parent, folder.name)
+        shards = open_shards(self.config, split)
         check_shards(shards, self.config, self.tokenizer, self.facts, self.objective)
         index = WindowIndex(shards, self.packing, fallback=run_dir(self.config) / "windows")
         if not len(index):
@@ -308,8 +307,9 @@ class LanguageModelData(L.LightningDataModule):
             def raw() -> Iterator[tuple[str, str]]:
                 if self.config.data.mixture is not None:
                     raise UserError("a config with data.mixture does not say where its corpora come from")
-                held = shards.n_documents if self.on_the_fly else None  # it may be less than the split
-                return islice(prompts_and_references(self.config, split), held)
+                # The raw text goes on behind what is held in memory, tokenize.max_tokens, or the end of a stream.
+                ends = self.on_the_fly or self.config.tokenize.max_tokens is not None or is_streamed(self.config)
+                return islice(prompts_and_references(self.config, split), shards.n_documents if ends else None)
 
             shards = self.windows(split).shards
             self._samples = Samples(shards, self.tokenizer.decode, raw)

@@ -1,6 +1,7 @@
 """Batches: the same samples whatever the devices, the micro-batches and the resumes; nothing scored twice or lost."""
 
 import itertools
+import json
 import random
 from pathlib import Path
 from types import SimpleNamespace
@@ -274,6 +275,9 @@ def test_what_does_not_go_together_is_refused(prepared: tuple[Path, Tokenizer], 
         data_of(prepared, inference={"generate": True}).test_dataloader()
     with pytest.raises(UserError, match="make it with: python tokenize_data.py"):
         data_of(prepared).windows("elsewhere")
+    lacking = config_for(tmp_path, prepared[0] / "text.jsonl", dataset={"validation_path": None})
+    with pytest.raises(UserError, match="the config names no documents for the split 'validation'"):
+        LanguageModelData(lacking, prepared[1], CAUSAL).windows("validation")
 
 
 def test_shards_of_other_documents_are_not_taken_for_these(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -292,6 +296,19 @@ def test_shards_of_other_documents_are_not_taken_for_these(tmp_path: Path, capsy
     assert "warning" not in capsys.readouterr().err
     LanguageModelData(config(tmp_path / "named"), tokenizer, CAUSAL).windows("train")
     assert "made from other documents" in capsys.readouterr().err
+
+
+def test_references_are_there_for_a_split_that_ends_early(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tokenizer = small_tokenizer(tmp_path / "tokenizer", leave_out=("mask",))
+    path = write_documents(tmp_path / "pairs.jsonl", 40, KINDS["pairs"])
+    own = {"kind": "pairs", "validation_path": None}
+    more = {"data": {"packing": "truncate"}, "objective": {"name": "seq2seq"}}
+    config = config_for(tmp_path, path, dataset=own, tokenize={"max_tokens": 400}, **more)
+    tokenise(config, tokenizer)
+    data = LanguageModelData(config, tokenizer, ENCODER_DECODER)
+    assert 2 < len(data.samples) < 30
+    assert data.reference(1) == json.loads(path.read_text().splitlines()[1])["target"]
+    assert "references are decoded" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("start", [0, 3])
