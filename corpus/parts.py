@@ -129,15 +129,16 @@ def finished_part(folder: Path, part: int, settings: dict[str, Any]) -> dict[str
 
 
 def join(
-    folder: Path, split: str, settings: dict[str, Any], config: Config, tokenizer: Tokenizer,
+    folder: Path, split: str, settings: dict[str, Any], config: Config, tokenizer: Tokenizer, source: Source,
     bad: BadDocuments | None = None, check_bytes: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Checks all parts of a split and writes its manifest.
 
     bad: where bad documents stand, as far as that is known. check_bytes: the shards' checksums too.
 
-    Raises UserError that names the part that is missing or not whole."""
+    Raises UserError that names the part that is missing or not whole, or that was made before the input changed."""
     found = []
+    is_newer = source.changed_since((folder / SETTINGS).stat().st_mtime)  # than what was made first
     for part in range(config.tokenize.parts):
         said = finished_part(folder, part, settings)
         if said is None:
@@ -149,6 +150,11 @@ def join(
                     f"part {part} of {shown(folder)} is not whole: {shard['file']} {problem}; remove "
                     f"{part_file(folder, part).name} and that file, and {_make_again(part, config)}"
                 )
+        if is_newer and chained("", map(source.digest, range(*said["units"]))) != said["input"]:
+            raise UserError(
+                f"part {part} of {shown(folder)} was made from another input than there is now (its hash differs); "
+                f"move {shown(folder)} aside, and make all parts again"
+            )
         found.append(said)
     skipped: Counter[str] = Counter()
     for said in found:

@@ -72,7 +72,7 @@ def report_joined(config: Config, tokenizer: Tokenizer) -> None:
             settings = settings_of(config, split, tokenizer, source)
             manifest = begin(folder, settings)
             if manifest is None:
-                manifest = join(folder, split, settings, config, tokenizer, check_bytes=True)
+                manifest = join(folder, split, settings, config, tokenizer, source, check_bytes=True)
             else:
                 _raise_for(verify(folder))
             info(

@@ -75,7 +75,7 @@ def tokenise(config: Config, tokenizer: Tokenizer, restart: bool = False) -> lis
     aside first.
 
     Raises UserError for what the user can mend: other settings than those of a folder, bad documents, a full disk."""
-    _check_parts(config)
+    _check_parts(config, restart)
     known = sources(config)
     for split in splits(config):
         if not any(split in source.shares for source in known):
@@ -97,8 +97,13 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _check_parts(config: Config) -> None:
+def _check_parts(config: Config, restart: bool) -> None:
     tokenize, dataset = config.tokenize, config.dataset
+    if restart and tokenize.part is not None:
+        raise UserError(
+            f"--restart with tokenize.part={tokenize.part} would move aside what the other tasks have made; move "
+            f"{shown(shards_dir(config))} aside by hand, once, and run the tasks without --restart"
+        )
     if tokenize.part is not None and tokenize.part >= tokenize.parts:
         raise UserError(
             f"tokenize.part={tokenize.part}, but there are tokenize.parts={tokenize.parts}, counted from 0; give all "
@@ -164,7 +169,8 @@ class _Run:
         missing = [part for part in parts if not part_file(folder, part).exists()]
         if missing:
             return None, missing
-        return join(folder, split, self.settings[split], self.config, self.tokenizer, self.bad[split]), []
+        settings, bad = self.settings[split], self.bad[split]
+        return join(folder, split, settings, self.config, self.tokenizer, self.source, bad), []
 
     def _make_part(self, part: int, names: list[str]) -> None:
         units = part_units(self.source, part, self.config.tokenize.parts)

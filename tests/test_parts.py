@@ -148,6 +148,8 @@ def test_parts_and_caps_that_cannot_be(tmp_path: Path, tokenizer: Tokenizer) -> 
     write_documents(tmp_path / "a.jsonl", 10)
     with pytest.raises(UserError, match="tokenize.part=4, but there are tokenize.parts=4, counted from 0"):
         tokenise(cut_config(tmp_path, "out", parts=4, part=4), tokenizer)
+    with pytest.raises(UserError, match="--restart with tokenize.part=1 would move aside what the other tasks"):
+        tokenise(cut_config(tmp_path, "out", parts=2, part=1), tokenizer, restart=True)
     with pytest.raises(UserError, match="tokenize.parts=2 with tokenize.max_tokens"):
         tokenise(cut_config(tmp_path, "out", parts=2, max_tokens=10), tokenizer)
 
@@ -241,3 +243,15 @@ def test_an_input_that_changes_between_is_refused(tmp_path: Path, tokenizer: Tok
     path.write_bytes(text)
     tokenise(cut_config(tmp_path, "out"), tokenizer)
     assert contents(tmp_path / "out") == before
+
+
+def test_an_input_that_changes_between_parts_is_refused(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    path = write_documents(tmp_path / "a.jsonl", 1000)
+    tokenise(cut_config(tmp_path, "out", parts=2, part=0), tokenizer)
+    text = path.read_bytes()
+    path.write_bytes(text.replace(b"cat", b"cow"))
+    with pytest.raises(UserError, match="part 0 of .*train was made from another input than there is now"):
+        tokenise(cut_config(tmp_path, "out", parts=2, part=1), tokenizer)
+    assert not list((tmp_path / "out").rglob("manifest.json"))
+    with pytest.raises(UserError, match="part 0 of .*train was made from another input than there is now"):
+        report_joined(cut_config(tmp_path, "out", parts=2), tokenizer)
