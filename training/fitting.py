@@ -1,12 +1,14 @@
 """Config, tokenizer, model and shards -> whether they go together, and what batches follow from them."""
 
+from configs.places import shards_dir, split_dir, splits
 from configs.schema import Config
 from corpus.documents import input_settings
 from corpus.encoding import layout_of
 from corpus.lineage import INPUT_SIZES, input_sizes
 from corpus.packing import Packing
 from corpus.raw import differences
-from corpus.shards import SETTINGS, ShardSet
+from corpus.shards import MANIFEST, SETTINGS, ShardSet
+from corpus.sources import has_split
 from models.interface import ModelFacts
 from objectives.facts import Objective, VocabularyFacts
 from tokenizer.tokenizer import Tokenizer
@@ -75,6 +77,31 @@ def check_model(config: Config, facts: ModelFacts, objective: Objective) -> None
             f"the model takes no attention_mask: with data.packing={data.packing} it would read what fills short rows; "
             f"use data.packing=full" + (" or data.padding_side=right" if facts.causal else "")
         )
+
+
+def open_shards(config: Config, split: str) -> ShardSet:
+    """The shards of a split. Raises UserError where there are none, and says what would make them."""
+    folder = split_dir(config, split)
+    if config.data.mixture is None and split in splits(config) and not (folder / MANIFEST).exists():
+        others = shards_dir(config).glob(f"*/{MANIFEST}")
+        if any("imported" in read_json(path) for path in others):
+            raise UserError(
+                f"no shards of the split '{split}' beside the imported ones; import it, too: "
+                f"python -m tools.import_tokens CONFIG FORMAT PATH --split {split}"
+            )
+        if not _is_named(config, split):
+            raise UserError(
+                f"the config names no documents for the split '{split}', and they are needed; see "
+                "dataset.validation_path, test_path, fractions and (of the Hub) splits"
+            )
+    return ShardSet.open(folder.parent, folder.name)
+
+
+def _is_named(config: Config, split: str) -> bool:
+    try:
+        return has_split(config, split)
+    except UserError:  # the raw text need not be there any more
+        return True
 
 
 def check_shards(
