@@ -162,7 +162,7 @@ class Tokenize(Section):
         None, "make only this part, counted from 0 (a task of an array); the last one joins them", ge=0, trains=False
     )
     max_tokens: int | None = setting(None, "at most so many tokens of each split, both sides of pairs counted", gt=0)
-    shard_tokens: int = setting(100_000_000, "tokens in a shard, at most (a document never crosses shards)", gt=0)
+    shard_tokens: int = setting(20_000_000, "tokens in a shard, at most (a document never crosses shards)", gt=0)
     bad_documents: Literal["skip", "stop"] = setting(
         "stop", "not UTF-8, not JSON, no such field, too long: skipped and counted, or an error"
     )

@@ -184,7 +184,7 @@ def test_a_second_run_has_nothing_to_do_and_other_settings_are_refused(tmp_path:
     tokenise(config_for(tmp_path, path), tokenizer)
     before = contents(tmp_path / "tokens")
     assert [made.seconds for made in tokenise(config_for(tmp_path, path), tokenizer)] == [0, 0, 0]
-    with pytest.raises(UserError, match=r"tokenize.shard_tokens: 100000000 there, 50 in the config.*--restart"):
+    with pytest.raises(UserError, match=r"tokenize.shard_tokens: 20000000 there, 50 in the config.*--restart"):
         tokenise(config_for(tmp_path, path, tokenize={"shard_tokens": 50}), tokenizer)
     with pytest.raises(UserError, match=r"settings \(dataset.caps: \[None, None\] there, \[5, None\] in the config\)"):
         tokenise(config_for(tmp_path, path, dataset={"max_documents": 5}), tokenizer)
