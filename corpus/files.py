@@ -17,6 +17,8 @@ TextUnit = Literal["file", "line", "paragraph"]
 COMPRESSED = (".gz", ".zst")
 KNOWN = (".txt", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 BOM = b"\xef\xbb\xbf"
+# A record may hold more than its text, and escape it: what is too long is measured again once the text is known.
+ESCAPED = 8
 
 
 class Row(NamedTuple):

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from corpus import reading, tables
 from corpus.fields import OF_KIND
-from corpus.files import COMPRESSED, Row, TextUnit, kind_of
+from corpus.files import COMPRESSED, ESCAPED, Row, TextUnit, kind_of
 from corpus.splitting import place_of
 from utils.files import shown
 from utils.hashing import sha256_file, sha256_json
@@ -129,7 +129,7 @@ class FileSource(Source):
         path = piece.paths[0]
         if piece.reader in ("lines", "json"):
             start = number * UNIT_BYTES
-            longest = self.longest * (reading.ESCAPED if piece.reader == "json" else 1)
+            longest = self.longest * (ESCAPED if piece.reader == "json" else 1)
             lines = reading.lines_between(path, start, min(start + UNIT_BYTES, piece.n_bytes), longest)
             if piece.reader == "lines":
                 return enumerate(map(reading.text_row, lines))

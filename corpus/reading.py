@@ -16,14 +16,10 @@ try:
 except ImportError:  # an extra of requirements-fast.txt
     orjson = None
 
-from corpus.files import BOM, Row, TextUnit, damage, kind_of, opened
+from corpus.files import BOM, ESCAPED, Row, TextUnit, damage, kind_of, opened
 from corpus.tables import arrow_rows, parquet_rows, separated_rows
 from utils.files import shown
 from utils.messages import UserError
-
-# A record may hold more than its text, and escape it: what is too long is measured again once the text is known.
-ESCAPED = 8
-
 
 _EXACT = (str, int, bool, type(None))
 

@@ -4,31 +4,81 @@ import csv
 import io
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from corpus.files import Row, damage, kind_of, opened
+from corpus.files import ESCAPED, Row, damage, kind_of, opened
 from utils.files import shown
 from utils.messages import UserError
 
 
+class _TooLong(Exception):
+    """A record that is read past."""
+
+
+class _Lines:
+    """The lines of a file for csv, of one record at most so many characters; what is beyond is not held."""
+
+    def __init__(self, file: IO[str], most: int, quoted: bool) -> None:
+        """most: characters of a record. quoted: whether a line's end may stand within quotation marks."""
+        self.file, self.most, self.quoted = file, most, quoted
+        self.number = self.size = 0  # lines that are read, and characters of the record
+        self.is_open = False  # a quotation mark of the record is
+
+    def __iter__(self) -> "_Lines":
+        return self
+
+    def __next__(self) -> str:
+        """Raises _TooLong once the record is read past."""
+        line = self._read()
+        if not line:
+            raise StopIteration
+        self.size += len(line)
+        if self.size <= self.most:
+            return line
+        while line and (self.is_open or not line.endswith(("\n", "\r"))):
+            line = self._read()
+        raise _TooLong
+
+    def _read(self) -> str:
+        line = self.file.readline(self.most + 1)
+        self.number += line.endswith(("\n", "\r"))
+        self.is_open ^= self.quoted and line.count('"') % 2 == 1
+        return line
+
+    def begin(self) -> str:
+        """The next record begins. -> its line, as text"""
+        self.size, self.is_open = 0, False
+        return str(self.number + 1)
+
+
 def separated_rows(path: Path, longest: int) -> Iterator[Row]:
-    """csv: quoted as usual. tsv: never quoted, so that a quotation mark in a text is only that."""
-    csv.field_size_limit(max(csv.field_size_limit(), longest))
+    """csv: quoted as usual. tsv: never quoted, so that a quotation mark in a text is only that.
+
+    longest: bytes of a document; a record of many times that is a bad row, and is never held whole."""
+    most, is_csv = ESCAPED * longest, kind_of(path) == ".csv"
+    csv.field_size_limit(max(csv.field_size_limit(), most))
     # Bytes that are not UTF-8 become lone surrogates, so that the row, not the whole file, is bad.
     with io.TextIOWrapper(opened(path), encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        if kind_of(path) == ".csv":
-            reader = csv.DictReader(file, strict=True)
+        lines = _Lines(file, most, quoted=is_csv)
+        if is_csv:
+            reader = csv.DictReader(lines, strict=True)
         else:
-            reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-        names = list(reader.fieldnames or [])
+            reader = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+        try:
+            names = list(reader.fieldnames or [])
+        except (_TooLong, csv.Error):
+            raise UserError(f"{shown(path)}:1: the first line does not name the columns") from None
         if len(set(names)) < len(names):
             raise UserError(f"{shown(path)}:1: two columns have the same name, of {', '.join(names)}; rename one")
         while True:
-            where = f"{shown(path)}:{reader.line_num + 1}"
+            where = f"{shown(path)}:{lines.begin()}"
             try:
                 record = next(reader, None)
             except csv.Error as problem:
                 yield Row(where, None, "not CSV", str(problem))
+                continue
+            except _TooLong:
+                yield Row(where, None, "too long", "is a quotation mark left open?" if is_csv else "")
                 continue
             if record is None:
                 return

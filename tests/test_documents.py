@@ -154,6 +154,23 @@ def test_bad_rows_of_other_formats(tmp_path: Path) -> None:
         list(rows_of(tmp_path / "c.jsonl.gz", "file", 1000))
 
 
+def test_a_long_record_of_a_table_is_one_bad_row(tmp_path: Path) -> None:
+    lines = "\n".join(f'line {i}, of ""many""' for i in range(8_000))
+    path = tmp_path / "a.csv"
+    for long in (lines, "x" * 200_000):
+        path.write_text(f'text,n\n"one",1\n"{long}",2\n"two, ""too""",3\n')
+        rows = list(rows_of(path, "file", 1000))
+        assert [(row.reason, row.record and row.record["text"]) for row in rows] == [
+            ("", "one"), ("too long", None), ("", 'two, "too"'),
+        ]  # fmt: skip
+        assert [row.where.rpartition(":")[2] for row in rows] == ["2", "3", str(4 + long.count("\n"))]
+    path = tmp_path / "a.tsv"
+    path.write_text(f'text\tn\n{"x" * 200_000}\t1\n"two\t2\n')
+    assert [(row.reason, row.record) for row in rows_of(path, "file", 1000)] == [
+        ("too long", None), ("", {"text": '"two', "n": "2"}),
+    ]  # fmt: skip
+
+
 def test_fields_and_templates(tmp_path: Path) -> None:
     record = {"instruction": "Add.", "input": None, "answer": {"text": "3", "score": 2}, "n": 7}
     path = tmp_path / "x.jsonl"
