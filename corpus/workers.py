@@ -80,7 +80,9 @@ def _start(work: Callable[[Any], Any]) -> None:
     _work = work
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one ends the others
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one thread for each process
-    # Rows and documents come and go by the thousand and hold no cycles: looking for some costs a twentieth of the time.
+    # Rows come and go by the thousand: to look for cycles among them all the time costs a twentieth of it. Templates of
+    # chats leave some: they are looked for after each piece, among what is new.
+    gc.freeze()
     gc.disable()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -94,4 +96,6 @@ def _end_with_parent() -> None:
 
 
 def _do(piece: Any) -> Any:
-    return _work(piece)
+    done = _work(piece)
+    gc.collect()
+    return done
