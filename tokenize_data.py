@@ -20,7 +20,10 @@ def main(config: Config, flags: Namespace) -> None:
     from corpus.tokenising import tokenise
     from tokenizer.tokenizer import Tokenizer
     from tokenizer.trained import check
+    from utils.messages import warn
 
+    if config.data.mixture is not None:
+        warn("data.mixture: its corpora are tokenised by configs of their own; this is about the section dataset")
     if flags.verify:
         report_verified(config)
         return
