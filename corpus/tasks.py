@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import NamedTuple
 
-from corpus.documents import EMPTY, Bad, BadDocuments, Reader
+from corpus.documents import Bad, Reader
 from corpus.encoding import Encoder, Piece
 from corpus.inputs import ROW, Source, address_of, unit_of
 from corpus.shards import Skipped, Tokens, joined
@@ -49,12 +49,13 @@ class Result:
 class Work:
     """Tasks -> results. Pickles, so that it can be sent to worker processes."""
 
-    def __init__(self, sources: list[Source], reader: Reader, encoder: Encoder, bad_documents: str) -> None:
-        """bad_documents: skip | stop."""
-        self.sources, self.reader, self.encoder, self.bad_documents = sources, reader, encoder, bad_documents
+    def __init__(self, sources: list[Source], reader: Reader, encoder: Encoder) -> None:
+        self.sources, self.reader, self.encoder = sources, reader, encoder
 
     def __call__(self, task: Task) -> Result:
-        """Raises UserError at a bad document, where those stop the stage."""
+        """Rows that are no documents are among what is skipped: some may lie beyond a cap, and are nobody's business.
+
+        Raises UserError at a document that the encoder cannot use, where those stop the stage."""
         source = self.sources[task.source]
         made: dict[str, list[Tokens]] = {split: [] for split in task.since}
         of_units = (list(find(source, unit, self.reader, task.since)) for unit in task.units)  # held one by one
@@ -76,8 +77,6 @@ class Work:
             if not isinstance(read, Bad):
                 pieces.setdefault(split, []).append(Piece(address, *read))
                 continue
-            if read.reason != EMPTY and self.bad_documents == "stop":
-                BadDocuments("stop").add(where(address), *read)
             skipped.setdefault(split, []).append(Skipped(address, *read, 0))
         tokens = {}
         for split in dict.fromkeys([*pieces, *skipped]):

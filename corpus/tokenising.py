@@ -86,7 +86,7 @@ def tokenise(config: Config, tokenizer: Tokenizer, restart: bool = False) -> lis
         raise UserError("the config names no documents for any split; see dataset.path and dataset.train_path")
     wanted = config.tokenize.num_workers
     encoder = Encoder(tokenizer, layout_of(config))
-    work = Work(known, Reader(config), encoder, config.tokenize.bad_documents)
+    work = Work(known, Reader(config), encoder)
     info(f"encoding by {tokenizer.fast}")  # and what encodes is ready before worker processes are forked
     with Workers(work, cores() if wanted is None else wanted) as pool:
         return [made for number in range(len(known)) for made in _Run(config, number, pool).make()]
@@ -240,9 +240,9 @@ class _Run:
             if split == "train" and caps[split].full and is_streamed(self.config):
                 for other in caps.values():  # what is cut from the same stream ends with it, and is as much smaller
                     other.end(caps[split].limit)
-            writers[split].add(tokens, inputs)
-            for one in tokens.skipped:
+            for one in sorted(tokens.skipped):
                 self._note(self.bad[split], one)
+            writers[split].add(tokens, inputs)
         wanted = {max(inputs), *(cap.unit for cap in caps.values() if cap.full)}
         for unit in inputs.keys() - wanted:  # what is still to come lies beyond
             del inputs[unit]
@@ -266,6 +266,8 @@ class _Run:
         if one.reason == EMPTY:
             bad.empty += 1
             return
+        if not one.n_bytes and self.config.tokenize.bad_documents == "stop":  # what was read and refused may be passed
+            bad = BadDocuments("stop")
         # To find a place may take reading up to it: only those that are told are looked up.
         known = bad.wants_place(one.reason)
         row = one.address & ((1 << ROW) - 1)

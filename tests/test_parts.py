@@ -184,6 +184,16 @@ def test_caps_are_where_they_were_after_a_stop(tmp_path: Path, tokenizer: Tokeni
     assert contents(tmp_path / "again") == contents(tmp_path / "whole")
 
 
+def test_a_bad_document_beyond_a_cap_is_not_read(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    path = write_documents(tmp_path / "a.jsonl", 30)
+    path.write_text(path.read_text() + "{bad\n")
+    own = {"validation_path": None, "test_path": None}
+    (made,) = tokenise(config_for(tmp_path, path, dataset={**own, "max_documents": 20}), tokenizer)
+    assert made.manifest["documents"] == 20
+    with pytest.raises(UserError, match=r"a.jsonl:31: not JSON .*tokenize.bad_documents=skip"):
+        tokenise(config_for(tmp_path, path, dataset=own, tokenize={"path": str(tmp_path / "all")}), tokenizer)
+
+
 @pytest.mark.parametrize("cap", [None, 50])
 def test_a_unit_may_hold_next_to_nothing(
     tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, cap: int | None
