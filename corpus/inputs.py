@@ -50,6 +50,10 @@ class Source:
         """About how many bytes of text a unit has; 0 where nobody knows."""
         raise NotImplementedError
 
+    def bytes_before(self, unit: int) -> int:
+        """Of the units before one, each of them one at least: how far into the source it lies."""
+        return sum(max(1, self.unit_bytes(before)) for before in range(unit))
+
     def rows(self, unit: int, start: int = 0) -> Iterator[tuple[int, Row]]:
         """(number in the unit, row) from row `start` on. Rows of files that are cut have no `where`: see below."""
         raise NotImplementedError
@@ -105,6 +109,8 @@ class FileSource(Source):
         self.pieces = list(_pieces(files, text_unit))
         self.first = list(accumulate((piece.units for piece in self.pieces), initial=0))
         self.units = self.first[-1]
+        sizes = (piece.units * max(1, piece.n_bytes // piece.units) for piece in self.pieces)
+        self.bytes_of_pieces = list(accumulate(sizes, initial=0))
 
     def _find(self, unit: int) -> tuple[Piece, int]:
         number = bisect_right(self.first, unit) - 1

@@ -5,6 +5,7 @@ they were made, so that what another config has left is never taken for one's ow
 """
 
 import hashlib
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -46,14 +47,14 @@ def part_units(source: Source, part: int, parts: int) -> range:
     """The units of one part: a run of neighbours, about as many bytes as the others have."""
     if parts == 1:
         return range(source.units)
-    sizes = [max(1, source.unit_bytes(unit)) for unit in range(source.units)]
-    total, before, mine = sum(sizes), 0, []
-    for unit, size in enumerate(sizes):
-        if (2 * before + size) * parts // (2 * total) == part:  # its middle lies in the part's share
-            mine.append(unit)
-        before += size
-    first = mine[0] if mine else source.units
-    return range(first, first + len(mine))
+    total = source.bytes_before(source.units)
+
+    def part_of(unit: int) -> int:
+        middle = source.bytes_before(unit) + source.bytes_before(unit + 1)  # twice that
+        return middle * parts // (2 * total)
+
+    units = range(source.units)
+    return range(bisect_left(units, part, key=part_of), bisect_right(units, part, key=part_of))
 
 
 def part_file(folder: Path, part: int) -> Path:

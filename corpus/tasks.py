@@ -4,7 +4,7 @@ A small unit is read where it is encoded: what travels between processes is its 
 one, or one that only one process can read, the main process reads some rows at a time.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import NamedTuple
@@ -58,7 +58,7 @@ class Work:
         Raises UserError at a document that the encoder cannot use, where those stop the stage."""
         source = self.sources[task.source]
         made: dict[str, list[Tokens]] = {split: [] for split in task.since}
-        of_units = (list(find(source, unit, self.reader, task.since)) for unit in task.units)  # held one by one
+        of_units = (find(source, unit, self.reader, task.since) for unit in task.units)  # rows come one by one
         for batch in chain([task.rows] if task.rows else [], of_units):
             for split, tokens in self._encoded(source, batch).items():
                 made[split].append(tokens)
@@ -67,7 +67,7 @@ class Work:
         n_bytes = sum(int(one.n_bytes.sum()) for one in tokens.values())
         return Result(tokens, [(unit, source.digest(unit)) for unit in ended], n_bytes)
 
-    def _encoded(self, source: Source, batch: list[Found]) -> dict[str, Tokens]:
+    def _encoded(self, source: Source, batch: Iterable[Found]) -> dict[str, Tokens]:
         def where(address: int) -> str:
             return source.where(unit_of(address), address & ((1 << ROW) - 1))
 
