@@ -24,9 +24,9 @@ from utils.messages import UserError
 # Stands between the documents of a batch, as a special token of its own. Its first character is nowhere else in it, so
 # it can be found in no other place unless a text holds all of it.
 SEPARATOR = "\x00the next document\x01"
-FIRST = 20  # documents that are compared at start
+FIRST = 10  # documents that are compared at start
 EVERY = 1000  # one document of so many is compared after that
-COMPARED = 50_000  # characters of a document that are compared; `tokenizers` needs 95 bytes of memory for each
+COMPARED = 20_000  # characters of a document that are compared; `tokenizers` needs 95 bytes of memory for each
 # gigatoken keeps every word it has seen, without bound. It is built anew when memory has grown by so much since it was,
 # but not before so many tokens, as building costs 0.1 s; where memory cannot be measured, after so many: random words,
 # the worst case, take 20 bytes a token (code: 2 a token of the first 100 MB).

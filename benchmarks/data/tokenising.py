@@ -21,6 +21,7 @@ from typing import Any
 
 from benchmarks.data.measuring import keep, run, show
 
+OFFLINE = {"HF_DATASETS_OFFLINE": "1", "HF_HUB_OFFLINE": "1"}
 WITHOUT = """
 import runpy, sys
 from tokenizer import fast_bpe
@@ -36,6 +37,7 @@ class Contest:
     def __init__(self, corpus: Path, tokenizer: Path, workers: int, folder: Path) -> None:
         self.corpus, self.tokenizer, self.workers, self.folder = corpus, tokenizer, workers, folder
         self.megabytes = corpus.stat().st_size / 1e6
+        self.watched = False  # for memory: a run of its own, since watching takes time
 
     def ours(self, engine: str) -> tuple[float, float, float]:
         """-> MB per second, peak MB, MB of text per second of the stage alone"""
@@ -47,7 +49,7 @@ class Contest:
             f"tokenize: {{path: {out}, num_workers: {self.workers}, max_document_bytes: 100000000}}\n"
         )
         script = ["-c", WITHOUT] if engine == "tokenizers" else ["tokenize_data.py"]
-        cost = run([sys.executable, *script, str(config)])
+        cost = run([sys.executable, *script, str(config)], watched=self.watched)
         said = re.search(r"speed .*, ([\d.,]+) MB/s", cost.output)
         assert said, cost.output
         return self.megabytes / cost.seconds, cost.peak_mb, float(said[1].replace(",", ""))
@@ -57,15 +59,15 @@ class Contest:
         out = self.folder / "peer"
         shutil.rmtree(out, ignore_errors=True)
         peer = ["benchmarks/data/peers/datasets_map.py", str(self.corpus), str(self.tokenizer), str(out)]
-        cost = run([sys.executable, *peer, str(self.workers)], {"HF_DATASETS_OFFLINE": "1", "HF_HUB_OFFLINE": "1"})
+        cost = run([sys.executable, *peer, str(self.workers)], OFFLINE, self.watched)
         return self.megabytes / cost.seconds, cost.peak_mb
 
-    def bare(self, engine: str) -> tuple[float, float]:
-        """-> MB of text per second of encoding alone, nothing"""
+    def bare(self, engine: str) -> float:
+        """-> MB of text per second of encoding alone"""
         peer = ["benchmarks/data/peers/bare_encoder.py", str(self.corpus), str(self.tokenizer), engine]
-        cost = run([sys.executable, *peer, str(self.workers)])
+        cost = run([sys.executable, *peer, str(self.workers)], watched=False)
         seconds, n_bytes = map(float, cost.output.split()[-2:])
-        return n_bytes / 1e6 / seconds, 0.0
+        return n_bytes / 1e6 / seconds
 
 
 def main() -> None:
@@ -84,31 +86,35 @@ def main() -> None:
         engines.remove("gigatoken")
     with tempfile.TemporaryDirectory() as name:
         contest = Contest(arguments.corpus.absolute(), arguments.tokenizer.absolute(), arguments.workers, Path(name))
-        took: dict[str, list[tuple[float, float]]] = {}
-        for number in range(arguments.runs):
+        took: dict[str, list[float]] = {}
+        peaks: dict[str, float] = {}
+        for number in range(arguments.runs + 1):
+            contest.watched = number == arguments.runs
             for engine in engines:
-                *whole, stage = contest.ours(engine)
-                took.setdefault(f"liftoff, {engine}", []).append((whole[0], whole[1]))
-                took.setdefault(f"its stage alone, {engine}", []).append((stage, 0.0))
-                took.setdefault(f"bare {engine}", []).append(contest.bare(engine))
+                speed, peaks[f"liftoff, {engine}"], stage = contest.ours(engine)
+                if not contest.watched:
+                    took.setdefault(f"liftoff, {engine}", []).append(speed)
+                    took.setdefault(f"its stage alone, {engine}", []).append(stage)
+                    took.setdefault(f"bare {engine}", []).append(contest.bare(engine))
             if not is_model:
-                took.setdefault("datasets.map", []).append(contest.datasets_map())
-            print(f"run {number + 1} of {arguments.runs}", flush=True)
-    report(took, engines, arguments, contest.megabytes)
+                speed, peaks["datasets.map"] = contest.datasets_map()
+                if not contest.watched:
+                    took.setdefault("datasets.map", []).append(speed)
+            print(f"{'memory' if contest.watched else f'run {number + 1} of {arguments.runs}'}", flush=True)
+    report(took, peaks, engines, arguments, contest.megabytes)
 
 
 def report(
-    took: dict[str, list[tuple[float, float]]], engines: list[str], arguments: argparse.Namespace, megabytes: float
+    took: dict[str, list[float]], memory: dict[str, float], engines: list[str], arguments: argparse.Namespace, megabytes: float
 ) -> None:
     """Prints the table and keeps the figures."""
-    speeds = {name: statistics.median(speed for speed, _ in runs) for name, runs in took.items()}
-    memory = {name: max(peak for _, peak in runs) for name, runs in took.items()}
+    speeds = {name: statistics.median(runs) for name, runs in took.items()}
     ratios: dict[str, Any] = {}
     for engine in engines:
         ratios[f"stage, {engine} / bare {engine}"] = speeds[f"its stage alone, {engine}"] / speeds[f"bare {engine}"]
         if "datasets.map" in speeds:
             ratios[f"liftoff, {engine} / datasets.map"] = speeds[f"liftoff, {engine}"] / speeds["datasets.map"]
-    rows = [[name, f"{speed:.1f}", f"{memory[name]:,.0f}" if memory[name] else "-"] for name, speed in speeds.items()]
+    rows = [[name, f"{speed:.1f}", f"{memory[name]:,.0f}" if name in memory else "-"] for name, speed in speeds.items()]
     show(
         f"Tokenising {megabytes:.0f} MB of JSON lines, {arguments.workers} workers, median of {arguments.runs}",
         ["", "MB/s", "peak MB"], rows,
@@ -119,7 +125,7 @@ def report(
         {
             "megabytes": round(megabytes, 1), "workers": arguments.workers, "runs": arguments.runs,
             "mb_per_second": {name: round(speed, 2) for name, speed in speeds.items()},
-            "peak_mb": {name: round(peak) for name, peak in memory.items() if peak},
+            "peak_mb": {name: round(peak) for name, peak in memory.items()},
             "ratios": {name: round(ratio, 3) for name, ratio in ratios.items()},
         },
     )  # fmt: skip
