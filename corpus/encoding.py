@@ -6,7 +6,7 @@ and with which others.
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,12 +21,31 @@ NO_SEPARATOR = "no separator"
 NO_CHAT = "refused by the chat template"
 
 
+class Documents(NamedTuple):
+    """Documents on their way, by columns."""
+
+    addresses: Sequence[int]  # where each stands in its source; increasing
+    fields: dict[str, list[Any]]  # by name, what each says
+    n_bytes: Sequence[int]  # UTF-8 bytes of all its text
+    encoded: list[bytes] | None = None  # of those with one field, a text: the same in UTF-8, where that is known
+
+
 class Piece(NamedTuple):
-    """A document on its way: where it stands in its source, what it says, UTF-8 bytes of that."""
+    """One of them."""
 
     address: int
-    fields: dict
+    fields: dict[str, Any]
     n_bytes: int
+
+
+def in_columns(pieces: Sequence[Piece]) -> Documents:
+    """Documents one by one as columns."""
+    names = pieces[0].fields if pieces else {}
+    return Documents(
+        [piece.address for piece in pieces],
+        {name: [piece.fields[name] for piece in pieces] for name in names},
+        [piece.n_bytes for piece in pieces],
+    )
 
 
 @dataclass(frozen=True)
@@ -97,31 +116,26 @@ class Encoder:
                 )
             self.end = np.array([tokenizer.eos_id], np.uint32)
 
-    def __call__(self, pieces: Sequence[Piece], where: Callable[[int], str]) -> Tokens:
+    def __call__(self, documents: Documents, where: Callable[[int], str]) -> Tokens:
         """where: address -> "file:line", for messages.
 
         Raises UserError at a document that cannot be used, unless such documents are to be skipped."""
-        encode = {"text": self._text, "pairs": self._pairs, "messages": self._messages}.get(
-            self.layout.kind, self._prompt_response
-        )
-        kept, skipped, prepared = [], [], []
-        for piece in pieces:
-            try:
-                prepared.append(self._prepared(piece, where))
-                kept.append(piece)
-            except Refused as refusal:
-                reason = self._skip(str(refusal), where, piece.address)
-                skipped.append(Skipped(piece.address, reason, "", piece.n_bytes))
+        kept, skipped = documents, []
         try:
-            encoded = encode(prepared)
+            if self.layout.kind in ("text", "pairs"):
+                tokens, scored = self._whole_texts(documents)
+            else:
+                kept, prepared, skipped = self._prepared(documents, where)
+                scored = [text.encode() for _, text in prepared]
+                tokens = self._messages(prepared) if self.layout.kind == "messages" else self._prompt_response(prepared)
         except Difference as difference:
             if difference.index is None:
                 raise
-            raise UserError(f"{where(kept[difference.index].address)}: {difference}") from None
-        tokens = encoded._replace(
-            addresses=np.array([piece.address for piece in kept], np.int64),
-            n_bytes=np.array([piece.n_bytes for piece in kept], np.int64),
-            text=measured([scored for _, scored in prepared]),
+            raise UserError(f"{where(kept.addresses[difference.index])}: {difference}") from None
+        tokens = tokens._replace(
+            addresses=np.array(kept.addresses, np.int64),
+            n_bytes=np.array(kept.n_bytes, np.int64),
+            text=measured(scored),
             skipped=tuple(skipped),
         )
         for ids in (tokens.tokens, tokens.target_tokens):
@@ -131,19 +145,47 @@ class Encoder:
                 )
         return tokens.as_type(self.dtype)
 
-    def _prepared(self, piece: Piece, where: Callable[[int], str]) -> tuple:
-        """-> (what is not scored, what is scored) as text; of a chat (ids and spans, what is scored)"""
-        if self.layout.kind != "messages":
-            return sides(piece.fields, self.layout)
-        messages = piece.fields["messages"]
+    def _whole_texts(self, documents: Documents) -> tuple[Tokens, list[bytes]]:
+        """-> tokens of texts or of pairs, and what is scored of them, in UTF-8"""
+        before, fields = self.layout.prepend, documents.fields
+        if self.layout.kind == "pairs":
+            targets = fields.get("target", [])
+            scored = [text.encode() for text in targets]
+            target = self._whole(targets, scored)
+            source = self._whole([before + text for text in fields.get("source", [])])
+            return source._replace(target_tokens=target.tokens, target_lengths=target.lengths), scored
+        texts = fields.get("text", [])
+        scored = [text.encode() for text in texts] if documents.encoded is None else documents.encoded
+        if before:
+            texts, scored = [before + text for text in texts], [before.encode() + text for text in scored]
+        return self._whole(texts, scored), scored
+
+    def _prepared(
+        self, documents: Documents, where: Callable[[int], str]
+    ) -> tuple[Documents, list[tuple], list[Skipped]]:
+        """-> the documents that can be used; of each what is not scored (of a chat: ids and spans), and what is, as
+        text; those that cannot be used"""
+        usable, prepared, skipped = [], [], []
+        for i, (address, n_bytes) in enumerate(zip(documents.addresses, documents.n_bytes, strict=True)):
+            fields = {name: values[i] for name, values in documents.fields.items()}
+            try:
+                is_chat = self.layout.kind == "messages"
+                prepared.append(self._chat(fields, address, where) if is_chat else sides(fields, self.layout))
+                usable.append(Piece(address, fields, n_bytes))
+            except Refused as refusal:
+                skipped.append(Skipped(address, self._skip(str(refusal), where, address), "", n_bytes))
+        return in_columns(usable), prepared, skipped
+
+    def _chat(self, fields: dict[str, Any], address: int, where: Callable[[int], str]) -> tuple[Any, str]:
+        """-> (ids, spans that are scored), what is scored as text"""
+        messages = fields["messages"]
         try:
-            ids, spans = self.tokenizer.encode_chat(messages)
+            encoded = self.tokenizer.encode_chat(messages)
         except UserError as error:
             if self.tokenizer.chat_template is None or self.layout.bad_documents == "stop":
-                raise UserError(f"{where(piece.address)}: {error}") from None
+                raise UserError(f"{where(address)}: {error}") from None
             raise Refused(NO_CHAT) from None
-        said = "\n".join(message["content"] for message in messages if message["role"] == "assistant")
-        return (ids, spans), said
+        return encoded, "\n".join(message["content"] for message in messages if message["role"] == "assistant")
 
     def _skip(self, reason: str, where: Callable[[int], str], address: int) -> str:
         if reason == NO_SEPARATOR and self.layout.missing_separator == "stop":
@@ -155,16 +197,8 @@ class Encoder:
             raise UserError(f"{where(address)}: {reason}; tokenize.bad_documents=skip leaves such documents out")
         return reason
 
-    def _text(self, texts: list[tuple[str, str]]) -> Tokens:
-        return self._whole([text for _, text in texts])
-
-    def _pairs(self, pairs: list[tuple[str, str]]) -> Tokens:
-        targets = self._whole([target for _, target in pairs])
-        sources = self._whole([source for source, _ in pairs])
-        return sources._replace(target_tokens=targets.tokens, target_lengths=targets.lengths)
-
-    def _whole(self, texts: list[str]) -> Tokens:
-        return _run(*self.tokenizer.encode_joined(texts, int(self.end[0]) if len(self.end) else None))
+    def _whole(self, texts: list[str], encoded: list[bytes] | None = None) -> Tokens:
+        return _run(*self.tokenizer.encode_joined(texts, int(self.end[0]) if len(self.end) else None, encoded))
 
     def _prompt_response(self, texts: list[tuple[str, str]]) -> Tokens:
         """Encoded as one text and divided after: a token across the border belongs to the response."""

@@ -46,6 +46,9 @@ class Fields:
                     f"{did_you_mean(name, self.names) or '; it has ' + ', '.join(self.names)}"
                 )
         self.sources = {name: config.dataset.fields.get(name, name) for name in self.names}
+        is_plain = "messages" not in self.names and not any("{" in source for source in self.sources.values())
+        # The columns that fields of text stand in as they are; None where one has to be put together.
+        self.columns = list(self.sources.values()) if is_plain else None
 
     def of(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """The fields of a document. Raises BadRecord where the record lacks one, or it is not of the right type."""

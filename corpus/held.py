@@ -10,7 +10,7 @@ import numpy as np
 
 from configs.schema import Config
 from corpus.documents import BadDocuments, Document, read_documents
-from corpus.encoding import Encoder, Piece, layout_of
+from corpus.encoding import Encoder, Piece, in_columns, layout_of
 from corpus.inputs import address_of
 from corpus.packing import Packing
 from corpus.raw import is_streamed
@@ -86,7 +86,7 @@ def read_held(config: Config, split: str, tokenizer: Tokenizer, packing: Packing
         is_all = len(some) < AT_ONCE
         pieces = [Piece(address_of(0, len(places) + i), one.fields, one.n_bytes) for i, one in enumerate(some)]
         places += some
-        encoded.append(encoder(pieces, where))
+        encoded.append(encoder(in_columns(pieces), where))
         tokens += int(encoded[-1].sizes().sum())
     if not places:
         raise UserError(f"the config names no documents for the split '{split}'; see dataset.path")

@@ -148,7 +148,7 @@ class Measure:
 
     def __call__(self, piece: Documents) -> np.ndarray:
         """Special tokens are no text."""
-        return measured([self.tokenizer.decode(ids) for ids in split_up(piece)])
+        return measured([self.tokenizer.decode(ids).encode() for ids in split_up(piece)])
 
 
 def uncounted(pieces: Iterable[Documents]) -> Iterator[tuple[Documents, np.ndarray]]:

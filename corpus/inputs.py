@@ -1,26 +1,27 @@
 """Files, or a function -> a source: rows in units, which any process can read by themselves, in any order.
 
-A unit is about a megabyte: a byte range of lines, a row group of Parquet, a row range of Arrow, some whole texts. What
-cannot be cut (csv, compressed files, paragraphs, functions) is one unit a file. Units and the rows in them are counted
-from 0, whoever reads them; the address of a document is unit << 32 | row, and grows along the source.
+A unit is about two megabytes: a byte range of lines, a row group of Parquet, a row range of Arrow, some whole texts.
+What cannot be cut (csv, compressed files, paragraphs, functions) is one unit a file. Units and the rows in them are
+counted from 0, whoever reads them; the address of a document is unit << 32 | row, and grows along the source.
 """
 
-import hashlib
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
+from xxhash import xxh3_128, xxh3_128_hexdigest
+
 from corpus import reading, tables
 from corpus.fields import OF_KIND
 from corpus.files import COMPRESSED, ESCAPED, Row, TextUnit, kind_of
-from corpus.splitting import place_of
+from corpus.splitting import place_of, places_from
 from utils.files import shown
 from utils.hashing import sha256_file, sha256_json
 
-UNIT_BYTES = 1 << 20
+UNIT_BYTES = 1 << 21
 LARGE = 1 << 26  # a unit above this is read in pieces, never held at once
 ROW = 32  # bits of a row's number in an address
 
@@ -36,6 +37,15 @@ def unit_of(address: int) -> int:
 def address_of(unit: int, row: int = 0) -> int:
     """The place of a row in its source: int64, in the order of reading."""
     return unit << ROW | row
+
+
+@dataclass(frozen=True)
+class Block:
+    """A unit of which some columns of text are read at once."""
+
+    columns: list[list[Any]]  # the text of each row; anything else where a row is to be looked at by itself:
+    row: Callable[[int], Row | None]  # as `Source.rows` has it; None where there is none
+    digest: str  # of the unit
 
 
 class Source:
@@ -58,6 +68,10 @@ class Source:
         """(number in the unit, row) from row `start` on. Rows of files that are cut have no `where`: see below."""
         raise NotImplementedError
 
+    def block(self, unit: int, names: Sequence[str]) -> Block | None:
+        """The rows of a unit at once, columns by their names; None where it can only be read row by row."""
+        return None
+
     def where(self, unit: int, row: int) -> str:
         """How a user finds a row: "file:line"."""
         raise NotImplementedError
@@ -68,10 +82,21 @@ class Source:
 
     def place(self, unit: int, row: int) -> float:
         """Where a row falls in [0, 1): what decides its split."""
-        return place_of(row, unit)
+        first, stratum = self.numbers(unit)
+        return place_of(first + row, stratum)
+
+    def places(self, unit: int, rows: int) -> list[float]:
+        """The same of the first rows of a unit."""
+        first, stratum = self.numbers(unit)
+        return places_from(first, rows, stratum)
+
+    def numbers(self, unit: int) -> tuple[int, int]:
+        """-> the number of a unit's first row, and in which count of rows: one for all units, or each has its own."""
+        return 0, unit
 
     def digest(self, unit: int) -> str:
-        """A hash of what a unit is read from."""
+        """A hash of what a unit is read from. It finds what has changed, and is not made to resist who forges: SHA-256
+        would cost as much as half of reading the JSON."""
         raise NotImplementedError
 
     def changed_since(self, time: float) -> bool:
@@ -131,15 +156,47 @@ class FileSource(Source):
         piece, number = self._find(unit)
         return ((i, row) for i, row in self._rows(piece, number) if row is not None and i >= start)
 
+    def block(self, unit: int, names: Sequence[str]) -> Block | None:
+        """Lines, and tables whose columns are text."""
+        piece, number = self._find(unit)
+        if piece.reader in ("lines", "json"):
+            lines, read = self._lines(piece, number)
+            row = self._row_of_lines(piece, number, lines)
+            texts = reading.json_texts if piece.reader == "json" else reading.line_texts
+            return Block(texts(lines, names), row, xxh3_128_hexdigest(read))
+        first = piece.ends[number - 1] if number else 0
+        columns = None
+        if piece.reader == "parquet":
+            columns = tables.parquet_texts(piece.paths[0], number, names)
+        elif piece.reader == "arrow":
+            columns = tables.arrow_texts(piece.paths[0], first, piece.ends[number], names)
+        if columns is None:
+            return None
+        found = columns  # of a record nothing else will be asked for
+        return Block(
+            found, lambda i: Row("", {name: column[i] for name, column in zip(names, found, strict=True)}),
+            self.digest(unit),
+        )  # fmt: skip
+
+    def _lines(self, piece: Piece, number: int) -> tuple[list[bytes | None], memoryview]:
+        longest = self.longest * (ESCAPED if piece.reader == "json" else 1)
+        return reading.block_lines(piece.paths[0], *_bytes_of(piece, number), longest)
+
+    def _row_of_lines(self, piece: Piece, number: int, lines: list[bytes | None]) -> Callable[[int], Row | None]:
+        def row(i: int) -> Row | None:
+            line = lines[i]
+            content = None if line is None else reading.without_end(line)
+            if piece.reader == "lines":
+                return reading.text_row(content)
+            return reading.json_row(content, "", number == i == 0)
+
+        return row
+
     def _rows(self, piece: Piece, number: int) -> Iterator[tuple[int, Row | None]]:
         path = piece.paths[0]
         if piece.reader in ("lines", "json"):
-            start = number * UNIT_BYTES
-            longest = self.longest * (ESCAPED if piece.reader == "json" else 1)
-            lines = reading.lines_between(path, start, min(start + UNIT_BYTES, piece.n_bytes), longest)
-            if piece.reader == "lines":
-                return enumerate(map(reading.text_row, lines))
-            return ((i, reading.json_row(line, "", number == i == 0)) for i, line in enumerate(lines))
+            lines, _ = self._lines(piece, number)
+            return enumerate(map(self._row_of_lines(piece, number, lines), range(len(lines))))
         first = piece.ends[number - 1] if number else 0
         if piece.reader == "parquet":
             return enumerate(tables.parquet_group_rows(path, number, first))
@@ -159,21 +216,24 @@ class FileSource(Source):
             return f"{shown(piece.paths[0])}:{(piece.ends[number - 1] if number else 0) + row + 1}"
         return next((found.where for _, found in self.rows(unit, row)), shown(piece.paths[0]))
 
-    def place(self, unit: int, row: int) -> float:
-        """By the number of the row in all files where that is known without reading, else in its unit."""
+    def numbers(self, unit: int) -> tuple[int, int]:
+        """Rows are counted through all files where their numbers are known without reading, else in each unit."""
         piece, number = self._find(unit)
         if piece.rows_before is None:
-            return place_of(row, unit)
-        return place_of(piece.rows_before + (piece.ends[number - 1] if number else 0) + row)
+            return 0, unit
+        return piece.rows_before + (piece.ends[number - 1] if number else 0), 0
 
     def digest(self, unit: int) -> str:
-        """Of the unit's share of the bytes of its file; of files that are read together, of all."""
+        """Of the unit's bytes; of a table, of an equal share of its file; of files that are read together, of all."""
         piece, number = self._find(unit)
-        if piece.units == 1:
+        if piece.reader in ("lines", "json"):
+            start, stop = _bytes_of(piece, number)
+        elif piece.units == 1:
             return sha256_json([sha256_file(path) for path in piece.paths])
-        size = piece.paths[0].stat().st_size
-        start, stop = size * number // piece.units, size * (number + 1) // piece.units
-        found = hashlib.sha256()
+        else:
+            size = piece.paths[0].stat().st_size
+            start, stop = size * number // piece.units, size * (number + 1) // piece.units
+        found = xxh3_128()
         with open(piece.paths[0], "rb") as file:
             file.seek(start)
             for at in range(start, stop, UNIT_BYTES):  # a row group of Parquet may be larger than memory
@@ -189,6 +249,11 @@ class FileSource(Source):
         return sha256_json([
             [kind_of(path), path.stat().st_size] for piece in self.pieces for path in piece.paths
         ])  # fmt: skip
+
+
+def _bytes_of(piece: Piece, number: int) -> tuple[int, int]:
+    """The bytes of a file, from … up to, in which the lines of a unit begin."""
+    return number * UNIT_BYTES, min((number + 1) * UNIT_BYTES, piece.n_bytes)
 
 
 class FunctionSource(Source):

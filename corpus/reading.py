@@ -6,8 +6,10 @@ A row that cannot be read is a row too, with what is wrong with it: whether that
 Text is UTF-8; a byte-order mark at the start of a file and the \\r of Windows line ends are no part of it.
 """
 
+import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from corpus.tables import arrow_rows, parquet_rows, separated_rows
 from utils.files import shown
 from utils.messages import UserError
 
+LINE_BYTES = 1 << 16  # beyond a block, in which its last line ends if that is no longer
 _EXACT = (str, int, bool, type(None))
 
 
@@ -182,33 +185,83 @@ def _parsed(raw: bytes) -> Any:
         try:
             record = orjson.loads(raw)
         except orjson.JSONDecodeError:  # it is stricter: json has the last word
-            return json.loads(raw.decode())
-        # It makes whole numbers beyond 64 bits into floats: with values that may be or hold one it is not asked.
-        if type(record) is dict and all(type(value) in _EXACT for value in record.values()):
+            return _read_by_json(raw)
+        if _is_exact(record):
             return record
+    return _read_by_json(raw)
+
+
+def _read_by_json(raw: bytes) -> Any:
     return json.loads(raw.decode())
 
 
-def lines_between(path: Path, start: int, stop: int, longest: int) -> Iterator[bytes | None]:
-    """The lines that begin in the bytes start, …, stop - 1 of a file, without their ends; None for one too long."""
-    with damage(path), open(path, "rb") as file:
-        file.seek(max(0, start - 1))
-        block = file.read(stop - max(0, start - 1))
-        if start:
-            # Unless the byte before is a line's end, the first bytes belong to a line that began earlier.
-            first = block.find(b"\n") + 1
-            if not first:
-                return
-            block = block[first:]
-        else:
-            block = block.removeprefix(BOM)
-        if not block:
-            return
-        lines = block.split(b"\n")
-        last = lines.pop()
-        if last:  # its end lies beyond; of one that is too long no more is read than tells that
-            last = (last + file.readline(max(0, longest + len(b"\r\n") + 1 - len(last)))).removesuffix(b"\n")
-            lines.append(last)
+def _is_exact(value: Any) -> bool:
+    """Whether json reads the same. orjson makes floats of whole numbers beyond 64 bits, and of -0."""
+    if type(value) is float:
+        return 0 < abs(value) < 2**63
+    if type(value) is dict:
+        return all(type(one) in _EXACT or _is_exact(one) for one in value.values())
+    if type(value) is list:
+        return all(type(one) in _EXACT or _is_exact(one) for one in value)
+    return type(value) in _EXACT
+
+
+def json_texts(lines: Sequence[bytes | None], names: Sequence[str]) -> list[list[Any]]:
+    """Lines of JSON -> for each name what each record has of it, if that is text; else anything: see json_row.
+
+    Text is the same from orjson and from json, whatever stands beside it."""
+    pick = itemgetter(*names)
+    loads = _read_by_json if orjson is None else orjson.loads
+    values: list[Any] = []
+    add = values.append
     for line in lines:
-        content = line.removesuffix(b"\r")
-        yield content if len(content) <= longest else None
+        try:
+            add(pick(loads(line)))  # type: ignore[arg-type]
+        except (LookupError, TypeError, ValueError, RecursionError):
+            add(None)
+    if len(names) == 1:
+        return [values]
+    nothing = (None,) * len(names)
+    return [list(column) for column in zip(*(value or nothing for value in values), strict=True)] or [[] for _ in names]
+
+
+def line_texts(lines: Sequence[bytes | None], names: Sequence[str]) -> list[list[Any]]:
+    """The same of lines of text, whose one field is "text"."""
+
+    def decoded(line: bytes | None) -> str | None:
+        try:
+            return None if line is None else without_end(line).decode()
+        except UnicodeDecodeError:
+            return None
+
+    texts = [decoded(line) for line in lines]
+    return [texts if name == "text" else [None] * len(lines) for name in names]
+
+
+def block_lines(path: Path, start: int, stop: int, longest: int) -> tuple[list[bytes | None], memoryview]:
+    """-> the lines that begin in the bytes start, …, stop - 1 of a file, with their ends, None for one too long; and
+    those bytes."""
+    begin = max(0, start - 1)
+    with damage(path), open(path, "rb") as file:
+        file.seek(begin)
+        data = file.read(stop - begin + LINE_BYTES)
+        size = min(stop - begin, len(data))
+        own = memoryview(data)[min(start, 1) : size]
+        # Unless the byte before is a line's end, the first bytes belong to a line that began earlier.
+        first = data.find(b"\n", 0, size) + 1 if start else len(BOM) * data.startswith(BOM)
+        if first == size or (start and not first):
+            return [], own
+        stream = io.BytesIO(data)
+        stream.seek(first)
+        lines: list[bytes | None] = stream.readlines(size - first)  # type: ignore[assignment]
+        last: bytes = lines[-1]  # type: ignore[assignment]
+        if not last.endswith(b"\n"):  # of one that is too long no more is read than tells that
+            lines[-1] = last + file.readline(max(0, longest + len(b"\r\n") + 1 - len(last)))
+    if max(map(len, lines), default=0) > longest:  # type: ignore[arg-type]
+        lines = [line if len(without_end(line)) <= longest else None for line in lines]  # type: ignore[arg-type]
+    return lines, own
+
+
+def without_end(line: bytes) -> bytes:
+    """A line without \\n or \\r\\n."""
+    return line.removesuffix(b"\n").removesuffix(b"\r")

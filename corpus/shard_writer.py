@@ -1,7 +1,7 @@
 """Tokenised documents, in order -> the shards of one part, each written whole or not at all.
 
-Tokens wait on the disk, in a file without a name, so that memory does not depend on how large shards are; a shard is
-put together, hashed and synced by a thread while the next one is being filled.
+Tokens are written as soon as they are added, so that memory does not depend on how large shards are; what else there is
+waits in files without names. A shard is completed, hashed and synced by a thread while the next one is being filled.
 """
 
 import tempfile
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from corpus.shards import ShardRecord, Skipped, Tokens, offsets_of, shard_name, write_tensors
+from corpus.shards import GrowingTensors, ShardRecord, Skipped, Tokens, offsets_of, shard_name
 from utils.files import user_errors
 
 BLOCK_BYTES = 1 << 22
@@ -36,11 +36,12 @@ class Spool:
         self.rows += len(values)
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Everything, a few megabytes at a time; afterwards it is gone."""
+        """Everything, a few megabytes at a time, each in the place of those before; afterwards it is gone."""
         with user_errors(self.directory):
             self.file.seek(0)
-            while block := self.file.read(BLOCK_BYTES):
-                values = np.frombuffer(block, self.dtype)
+            block = np.empty(BLOCK_BYTES, np.uint8)
+            while size := self.file.readinto(block):
+                values = block[:size].view(self.dtype)
                 yield values.reshape(-1, self.width) if self.width else values
         self.file.close()
 
@@ -69,6 +70,7 @@ class ShardWriter:
 
     def _begin(self) -> None:
         self.filled = 0
+        self.tokens: GrowingTensors | None = None  # once there are some
         self.spools: dict[str, Spool] = {}
         self.lengths: dict[str, list[np.ndarray]] = {}
         self.now = ShardRecord("", "", 0, self.part, self.shard, read_until=self.read_until, input=self.input)
@@ -134,11 +136,19 @@ class ShardWriter:
             if ids is not None and len(ids):
                 now.largest_id = max(now.largest_id, int(ids.max()))
 
-    def _append(self, name: str, values: np.ndarray, lengths: np.ndarray | None) -> None:
-        if name not in self.spools:
-            self.spools[name] = Spool(self.directory, values.dtype, values.shape[1] if values.ndim > 1 else 0)
-        self.spools[name].append(values)
-        self.lengths.setdefault(name, []).append(lengths)
+    def _append(self, name: str, values: np.ndarray, lengths: np.ndarray) -> None:
+        if name == "tokens":
+            self._shard_file().append(values)
+        else:
+            if name not in self.spools:
+                self.spools[name] = Spool(self.directory, values.dtype, values.shape[1] if values.ndim > 1 else 0)
+            self.spools[name].append(values)
+        self.lengths.setdefault(name, []).append(lengths.copy())  # what is added may not stay where it is
+
+    def _shard_file(self) -> GrowingTensors:
+        if self.tokens is None:
+            self.tokens = GrowingTensors(self.directory / shard_name(self.part, self.shard), "tokens", self.dtype)
+        return self.tokens
 
     def _finish_shard(self) -> None:
         record = self.now
@@ -147,21 +157,21 @@ class ShardWriter:
         elif "scored" not in self.spools:
             record.scored_tokens = record.tokens
         record.read_documents, record.read_bytes = self.read_documents, self.read_bytes
-        tensors: dict[str, Any] = {"tokens": [np.empty(0, self.dtype)], "offsets": [offsets_of([])]}
+        others: dict[str, Any] = {"offsets": [offsets_of(self.lengths.get("tokens", []))]}
         for name, spool in self.spools.items():
-            tensors[name] = spool
-            tensors[name.replace("tokens", "offsets") if "tokens" in name else f"{name}_offsets"] = [
+            others[name] = spool
+            others[name.replace("tokens", "offsets") if "tokens" in name else f"{name}_offsets"] = [
                 offsets_of(self.lengths[name])
             ]
         self._wait()
-        self.writing = self.thread.submit(self._write, record, tensors)
+        self.writing = self.thread.submit(self._write, record, self._shard_file(), others)
         self.shard, self.read_until, self.input = self.shard + 1, record.read_until, record.input
         self._begin()
 
-    def _write(self, record: ShardRecord, tensors: dict[str, Any]) -> None:
+    def _write(self, record: ShardRecord, file: GrowingTensors, others: dict[str, Any]) -> None:
         own = {key: value for key, value in asdict(record).items() if key not in ("file", "sha256", "size")}
         record.file = shard_name(record.part, record.shard)
-        record.sha256, record.size = write_tensors(self.directory / record.file, tensors, {**self.about, "shard": own})
+        record.sha256, record.size = file.finish(others, {**self.about, "shard": own})
         self.records.append(record)
 
     def _wait(self) -> None:

@@ -15,14 +15,15 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from utils.files import atomic_write, read_json
+from utils.files import atomic_write, give_name, read_json, unnamed_file, user_errors
 from utils.hashing import sha256_json
 from utils.messages import UserError
 
 FORMAT = "liftoff token shards"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
 SETTINGS = "settings.json"  # what a folder is being made with, written before the first shard
+HEAD_BYTES = 4096  # of a shard: where its tokens begin
 SEAL = "checksum"  # of all else that a manifest, or the file of a part, says
 
 
@@ -162,24 +163,10 @@ def write_tensors(path: Path, tensors: Mapping[str, list[np.ndarray] | Pieces], 
 
     about: kept in the header as JSON. -> sha256 of the file, its size in bytes.
     """
-    names = {
-        np.dtype(np.uint16): "U16",
-        np.dtype(np.uint32): "U32",
-        np.dtype(np.int32): "I32",
-        np.dtype(np.int64): "I64",
-    }
     # Widest first, as safetensors itself does: everything is aligned then.
     layouts = {name: _layout(pieces) for name, pieces in tensors.items()}
     order = sorted(tensors, key=lambda name: (-layouts[name][0].itemsize, name))
-    header: dict[str, Any] = {"__metadata__": {"liftoff": json.dumps(about, sort_keys=True)}}
-    start = 0
-    for name in order:
-        dtype, shape = layouts[name]
-        stop = start + dtype.itemsize * math.prod(shape)
-        header[name] = {"dtype": names[dtype], "shape": shape, "data_offsets": [start, stop]}
-        start = stop
-    head = json.dumps(header, separators=(",", ":")).encode()
-    head += b" " * (-len(head) % 8)
+    head = _head({name: layouts[name] for name in order}, about)
     with atomic_write(path) as file:
         out = _Hashing(file)
         out.write(len(head).to_bytes(8, "little") + head)
@@ -188,6 +175,66 @@ def write_tensors(path: Path, tensors: Mapping[str, list[np.ndarray] | Pieces], 
                 if piece.size:
                     out.write(np.ascontiguousarray(piece))
     return out.hash.hexdigest(), out.size
+
+
+class GrowingTensors:
+    """A safetensors file of which the first tensor grows while nobody knows how long it will be. It is written to where
+    it will stay: the header has a fixed size, and after that tensor a few bytes, `padding`, may align the others."""
+
+    def __init__(self, path: Path, name: str, dtype: np.dtype) -> None:
+        """name: of the tensor. Raises UserError where the file cannot be written."""
+        self.path, self.name, self.dtype, self.rows = path, name, np.dtype(dtype), 0
+        with user_errors(path):
+            self.file = unnamed_file(path.parent)
+            self.file.seek(HEAD_BYTES)
+
+    def append(self, values: np.ndarray) -> None:
+        """Adds values of the dtype. Raises UserError where the disk is full."""
+        with user_errors(self.path):
+            self.file.write(np.ascontiguousarray(values, self.dtype).view(np.uint8))
+        self.rows += len(values)
+
+    def finish(self, others: Mapping[str, list[np.ndarray] | Pieces], about: dict[str, Any]) -> Written:
+        """Writes the other tensors, and the file appears. about, -> as for `write_tensors`."""
+        padding = np.zeros(-self.rows * self.dtype.itemsize % 8, np.uint8)
+        layouts = {name: _layout(pieces) for name, pieces in others.items()}
+        order = sorted(others, key=lambda name: (-layouts[name][0].itemsize, name))
+        first = {self.name: (self.dtype, [self.rows])}
+        if len(padding):
+            first["padding"] = (padding.dtype, [len(padding)])
+        head = _head({**first, **{name: layouts[name] for name in order}}, about)
+        assert len(head) <= HEAD_BYTES - 8, len(head)
+        with user_errors(self.path):
+            self.file.write(padding)
+            for name in order:
+                for piece in others[name]:
+                    self.file.write(np.ascontiguousarray(piece).reshape(-1).view(np.uint8))
+            size = self.file.tell()
+            self.file.seek(0)
+            self.file.write((HEAD_BYTES - 8).to_bytes(8, "little") + head.ljust(HEAD_BYTES - 8))
+            self.file.seek(0)
+            sha256 = hashlib.file_digest(self.file, "sha256").hexdigest()
+        give_name(self.file, self.path)
+        return sha256, size
+
+
+def _head(layouts: Mapping[str, tuple[np.dtype, list[int]]], about: dict[str, Any]) -> bytes:
+    """The header of a safetensors file, a multiple of 8 bytes. layouts: dtype and shape of each tensor, in order."""
+    names = {
+        np.dtype(np.uint8): "U8",
+        np.dtype(np.uint16): "U16",
+        np.dtype(np.uint32): "U32",
+        np.dtype(np.int32): "I32",
+        np.dtype(np.int64): "I64",
+    }
+    header: dict[str, Any] = {"__metadata__": {"liftoff": json.dumps(about, sort_keys=True)}}
+    start = 0
+    for name, (dtype, shape) in layouts.items():
+        stop = start + dtype.itemsize * math.prod(shape)
+        header[name] = {"dtype": names[dtype], "shape": shape, "data_offsets": [start, stop]}
+        start = stop
+    head = json.dumps(header, separators=(",", ":")).encode()
+    return head + b" " * (-len(head) % 8)
 
 
 def _layout(pieces: list[np.ndarray] | Pieces) -> tuple[np.dtype, list[int]]:
@@ -214,7 +261,7 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
 def map_tensors(path: Path) -> dict[str, np.ndarray]:
     """Tensors of a safetensors file, mapped into memory: read when looked at, shared between processes."""
     header, start = _header(path)
-    types = {"U16": np.uint16, "U32": np.uint32, "I32": np.int32, "I64": np.int64}
+    types = {"U8": np.uint8, "U16": np.uint16, "U32": np.uint32, "I32": np.int32, "I64": np.int64}
     data = np.memmap(path, np.uint8, mode="r")
     tensors = {}
     for name, entry in header.items():

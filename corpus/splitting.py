@@ -18,6 +18,13 @@ def place_of(index: int, stratum: int = 0) -> float:
     return _block(index // 100, stratum)[index % 100]
 
 
+def places_from(first: int, number: int, stratum: int = 0) -> list[float]:
+    """Where the documents first, …, first + number - 1 fall."""
+    begin, end = first // 100, -(-(first + number) // 100)
+    places = [place for block in range(begin, end) for place in _block(block, stratum)]
+    return places[first - 100 * begin : first - 100 * begin + number]
+
+
 def share(dataset: Dataset, split: str, cut: tuple[str, ...]) -> tuple[float, float]:
     """The part [low, high) of [0, 1) that `split` has of documents that are cut into the splits `cut`.
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from corpus.documents import EMPTY, Bad, BadDocuments, Reader
-from corpus.encoding import Encoder, Piece
+from corpus.encoding import Encoder, Piece, in_columns
 from corpus.held import HeldShards
 from corpus.inputs import Source, address_of, unit_of
 from corpus.order import Order
@@ -129,7 +129,7 @@ class Stream:
 
     def _windows_of(self, pieces: Sequence[Piece]) -> WindowIndex:
         recipe = self.recipe
-        documents = recipe.encoder(pieces, self._where)
+        documents = recipe.encoder(in_columns(pieces), self._where)
         for one in documents.skipped:
             self.bad.add(self._where(one.address), one.reason, one.detail)
         held = HeldShards(documents, "documents read on the fly", kind=recipe.encoder.layout.kind)
@@ -157,7 +157,7 @@ class Stream:
                         break
                     count, n_bytes = count + 1, n_bytes + found[1]
                     if self.by_units or (count - 1) % self.streams == self.number:
-                        piece = Piece(address_of(unit, number), found[0], found[1])
+                        piece = Piece(address_of(unit, number), *found)
                         yield Position(turn, number + 1, count, n_bytes), piece
             turn, row = turn + 1, 0
             if turn // source.units > epoch:

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -119,6 +119,53 @@ def parquet_group_rows(path: Path, group: int, first_row: int) -> Iterator[Row]:
     with damage(path), pyarrow.parquet.ParquetFile(path) as file:
         if group < file.metadata.num_row_groups:  # an empty file has none
             yield from _batch_rows(path, file.iter_batches(batch_size=256, row_groups=[group]), first_row)
+
+
+def parquet_texts(path: Path, group: int, names: Sequence[str]) -> list[list[Any]] | None:
+    """Columns of one row group, of which nothing else is read; None unless all of them are of text that is UTF-8."""
+    import pyarrow.parquet
+
+    with damage(path), pyarrow.parquet.ParquetFile(path) as file:
+        fields = file.schema_arrow
+        if group >= file.metadata.num_row_groups or not all(_is_text(fields, name) for name in names):
+            return None
+        return _texts(file.read_row_group(group, columns=list(set(names)), use_threads=False), names)
+
+
+def arrow_texts(path: Path, start: int, stop: int, names: Sequence[str]) -> list[list[Any]] | None:
+    """Columns of the rows start, …, stop - 1 of an Arrow file; None unless all of them are of text that is UTF-8."""
+    import pyarrow
+
+    with damage(path), pyarrow.memory_map(str(path)) as source:
+        found, first = [], 0
+        for batch in _arrow_batches(source):
+            low, high = max(start - first, 0), min(batch.num_rows, stop - first)
+            if low < high:
+                if not all(_is_text(batch.schema, name) for name in names):
+                    return None
+                found.append(batch.slice(low, high - low).select(list(set(names))))
+            first += batch.num_rows
+            if first >= stop:
+                break
+        return _texts(pyarrow.Table.from_batches(found), names) if found else None
+
+
+def _is_text(fields: Any, name: str) -> bool:
+    import pyarrow
+
+    number = fields.get_field_index(name)  # -1 also where two have the name
+    if number < 0 or "." in name:  # which names a part of a column
+        return False
+    return pyarrow.types.is_string(fields.field(number).type) or pyarrow.types.is_large_string(
+        fields.field(number).type
+    )
+
+
+def _texts(table: Any, names: Sequence[str]) -> list[list[Any]] | None:
+    try:
+        return [table.column(name).to_pylist() for name in names]
+    except UnicodeDecodeError:
+        return None
 
 
 def arrow_rows(path: Path) -> Iterator[Row]:

@@ -4,17 +4,16 @@ A small unit is read where it is encoded: what travels between processes is its 
 one, or one that only one process can read, the main process reads some rows at a time.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import NamedTuple
 
-from corpus.documents import Bad, Reader
-from corpus.encoding import Encoder, Piece
+from corpus.documents import Bad, Columns, Reader
+from corpus.encoding import Documents, Encoder, Piece, in_columns
 from corpus.inputs import ROW, Source, address_of, unit_of
 from corpus.shards import Skipped, Tokens, joined
 
-TASK_BYTES = 4 << 20  # of small units that are read together
+TASK_BYTES = 1 << 20  # of small units that are read together
 PIECE_DOCUMENTS, PIECE_BYTES = 512, 1 << 20  # of what the main process reads and a worker gets at once
 
 
@@ -58,37 +57,98 @@ class Work:
         Raises UserError at a document that the encoder cannot use, where those stop the stage."""
         source = self.sources[task.source]
         made: dict[str, list[Tokens]] = {split: [] for split in task.since}
-        of_units = (find(source, unit, self.reader, task.since) for unit in task.units)  # rows come one by one
-        for batch in chain([task.rows] if task.rows else [], of_units):
-            for split, tokens in self._encoded(source, batch).items():
-                made[split].append(tokens)
+        digests = [(unit, source.digest(unit)) for unit in task.ended]
+        self._encode(source, gathered(task.rows), made)
+        for unit in task.units:
+            read, digest = read_unit(source, unit, self.reader, task.since)
+            digests.append((unit, digest))
+            self._encode(source, read, made)
         tokens = {split: joined(parts) for split, parts in made.items() if parts}
-        ended = [*task.ended, *task.units]
-        n_bytes = sum(int(one.n_bytes.sum()) for one in tokens.values())
-        return Result(tokens, [(unit, source.digest(unit)) for unit in ended], n_bytes)
+        return Result(tokens, digests, sum(int(one.n_bytes.sum()) for one in tokens.values()))
 
-    def _encoded(self, source: Source, batch: Iterable[Found]) -> dict[str, Tokens]:
+    def _encode(self, source: Source, read: dict[str, "Read"], made: dict[str, list[Tokens]]) -> None:
         def where(address: int) -> str:
             return source.where(unit_of(address), address & ((1 << ROW) - 1))
 
-        pieces: dict[str, list[Piece]] = {}
-        skipped: dict[str, list[Skipped]] = {}
-        for split, address, read in batch:
-            if not isinstance(read, Bad):
-                pieces.setdefault(split, []).append(Piece(address, *read))
-                continue
+        for split, (documents, skipped) in read.items():
+            own = self.encoder(documents, where)
+            made[split].append(own._replace(skipped=(*own.skipped, *skipped)))
+
+
+class Read(NamedTuple):
+    """What some rows give to a split."""
+
+    documents: Documents
+    skipped: list[Skipped]  # rows without a document
+
+
+def gathered(rows: Iterable[Found]) -> dict[str, Read]:
+    """Rows one by one -> what each split has of them."""
+    documents: dict[str, list[Piece]] = {}
+    skipped: dict[str, list[Skipped]] = {}
+    for split, address, read in rows:
+        if isinstance(read, Bad):
             skipped.setdefault(split, []).append(Skipped(address, *read, 0))
-        tokens = {}
-        for split in dict.fromkeys([*pieces, *skipped]):
-            own = self.encoder(pieces.get(split, []), where)
-            tokens[split] = own._replace(skipped=(*own.skipped, *skipped.get(split, ())))
-        return tokens
+        else:
+            documents.setdefault(split, []).append(Piece(address, *read))
+    splits = dict.fromkeys([*documents, *skipped])
+    return {split: Read(in_columns(documents.get(split, [])), skipped.get(split, [])) for split in splits}
+
+
+def read_unit(source: Source, unit: int, reader: Reader, since: dict[str, int]) -> tuple[dict[str, Read], str]:
+    """-> what each split has of a unit, and its hash: all rows at once where that can be, else row by row."""
+    names = reader.fields.columns
+    block = None if names is None else source.block(unit, names)
+    if block is None:
+        return gathered(find(source, unit, reader, since)), source.digest(unit)
+    columns = reader.read_block(block)
+    return divided(columns, source, unit, since), block.digest
+
+
+def divided(columns: Columns, source: Source, unit: int, since: dict[str, int]) -> dict[str, Read]:
+    """The rows of a unit -> what each split has of them."""
+    rows, begin = len(columns.n_bytes), address_of(unit)
+    shares = _shares(source, since)
+    places = None if _whole(shares) else source.places(unit, rows)
+    read = {}
+    for split, low, high, first in shares:
+        own: Sequence[int] = range(max(0, first - begin), rows)
+        if places is not None:
+            own = [i for i in own if low <= places[i] < high]
+        kept = [i for i in own if i not in columns.bad] if columns.bad else own
+        bad = ((i, columns.bad[i]) for i in own if i in columns.bad) if columns.bad else ()
+        skipped = [Skipped(begin + i, *why, 0) for i, why in bad if why is not None]
+        if kept or skipped:
+            encoded = columns.encoded[0] if len(columns.encoded) == 1 else None
+            fields = {name: _chosen(values, kept) for name, values in columns.fields.items()}
+            read[split] = Read(
+                Documents(
+                    [begin + i for i in kept], fields, _chosen(columns.n_bytes, kept),
+                    None if encoded is None else _chosen(encoded, kept),
+                ),
+                skipped,
+            )  # fmt: skip
+    return read
+
+
+def _chosen(values: list, rows: Sequence[int]) -> list:
+    return values if len(values) == len(rows) else [values[i] for i in rows]
+
+
+def _shares(source: Source, since: dict[str, int]) -> list[tuple[str, float, float, int]]:
+    """Of each split that is wanted its share of the source, and the first address that is not done."""
+    return [(split, *source.shares[split], first) for split, first in since.items()]
+
+
+def _whole(shares: list[tuple[str, float, float, int]]) -> str | None:
+    """The split that every row belongs to, if that is so."""
+    return shares[0][0] if len(shares) == 1 and shares[0][1:3] == (0.0, 1.0) else None
 
 
 def find(source: Source, unit: int, reader: Reader, since: dict[str, int], start: int = 0) -> Iterator[Found]:
     """The rows of a unit that belong to a split and are not done."""
-    shares = [(split, *source.shares[split], first) for split, first in since.items()]
-    whole = shares[0][0] if len(shares) == 1 and shares[0][1:3] == (0.0, 1.0) else None
+    shares = _shares(source, since)
+    whole = _whole(shares)
     for number, row in source.rows(unit, start):
         address = address_of(unit, number)
         split, first = whole, since[whole] if whole else 0

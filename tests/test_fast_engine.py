@@ -2,9 +2,11 @@
 
 import argparse
 import gzip
+import itertools
 import json
 import multiprocessing
 import pickle
+import random
 import textwrap
 import unicodedata
 from collections.abc import Callable
@@ -14,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from corpus.encoding import Encoder, Layout, Piece
+from corpus.encoding import Encoder, Layout, Piece, in_columns
 from tests.odd_texts import SPECIAL, texts
 from tokenizer import byte_level, differing, fast_bpe
 from tokenizer.tokenizer import Tokenizer
@@ -154,9 +156,50 @@ def test_ids_of_many_texts_are_the_tokenizer_s_own(shared: Path, kinds: dict[str
 
 
 @needs_gigatoken
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_text_is_cut_where_every_tokenizer_cuts_it(
+    kinds: dict[str, dict[str, bytes]], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Around code points that the two libraries see differently; before and after the cuts stands what could join."""
+    monkeypatch.setattr(fast_bpe, "PIECE_BYTES", 1)
+    fast, own = both(kinds[kind])
+    chance = random.Random(0)
+    ends = [
+        "x",
+        "}",
+        "/",
+        "9",
+        "é",
+        " ",
+        "\r",
+        "\n",
+        "'",
+        "//\n",
+        "!\r",
+        "\x01",
+        "  \n ",
+        fast_bpe.SEPARATOR.decode(),
+        "",
+    ]
+    begins = ["a", "s", "ll", "The", "_", "9", " a", "\n", "\r\n", "\t", "é", "'s", "/", "", "'"]
+    odd = ["\u088f's", "a\ua7cfb", "\U00016ebb", "plain", " ", "漢字"]
+    documents = []
+    for _ in range(1500):
+        lines = [
+            chance.choice(begins) + chance.choice(odd if chance.random() < 0.2 else odd[3:]) + chance.choice(ends)
+            for _ in range(chance.randint(1, 40))
+        ]
+        documents.append("".join(line + chance.choice(["\n", "\n", " ", "  ", " \n ", "\n\n", ""]) for line in lines))
+    engine = fast.engine._fast  # type: ignore[union-attr]
+    cut = [engine._pieces(text.encode()) for text in documents]
+    assert sum(len(pieces) > 2 for pieces in cut) > 200
+    check_same(fast, own, documents)
+
+
+@needs_gigatoken
 def test_documents_do_not_run_into_each_other(small: dict[str, Any]) -> None:
     fast, own = both(files_of(small))
-    border = fast_bpe.SEPARATOR
+    border = fast_bpe.SEPARATOR.decode()
     hard = [
         "",
         " ",
@@ -281,10 +324,10 @@ class Corrupted:
     def __init__(self, engine: Any, word: str) -> None:
         self.engine, self.word = engine, word
 
-    def encode(self, text: str) -> np.ndarray:
+    def encode(self, text: bytes) -> np.ndarray:
         ids = self.engine.encode(text).copy()
-        if self.word in text:
-            before = len(self.engine.encode(text[: text.index(self.word)]))
+        if self.word.encode() in text:
+            before = len(self.engine.encode(text[: text.index(self.word.encode())]))
             ids[before] += 1
         return ids
 
@@ -314,8 +357,9 @@ def test_a_difference_is_caught_at_start(small: dict[str, Any], monkeypatch: pyt
 def test_a_difference_is_caught_while_running(small: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     corrupt(monkeypatch, "Botchan")
     sample = [f"text {i}" for i in range(5000)]
-    chosen = fast_bpe._choice(sample)
-    assert len(chosen) == 5 and chosen == fast_bpe._choice(sample)
+    encoded = [text.encode() for text in sample]
+    chosen = fast_bpe._choice(encoded)
+    assert len(chosen) == 5 and chosen == fast_bpe._choice(encoded)
     long = "a word " * 20_000
     for place, document in ((chosen[3], "old Botchan"), (chosen[2], "Botchan " * 20_000), (chosen[1], long)):
         tokenizer = Tokenizer(files_of(small))
@@ -336,14 +380,14 @@ def test_a_difference_is_caught_while_running(small: dict[str, Any], monkeypatch
 def test_a_difference_names_the_document_s_place(small: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     corrupt(monkeypatch, "Botchan")
     layout = Layout("prompt_response", "none", "=", "skip", "", "stop")
-    pieces = [Piece(line, {"text": text}, 1) for line, text in enumerate(["none", "a=b", "who=Botchan"])]
+    documents = [Piece(line, {"text": text}, 1) for line, text in enumerate(["none", "a=b", "who=Botchan"])]
     with pytest.raises(UserError, match="^my.jsonl:2: gigatoken 0.10.0 and tokenizers"):
-        Encoder(Tokenizer(files_of(small)), layout)(pieces, lambda address: f"my.jsonl:{address}")
+        Encoder(Tokenizer(files_of(small)), layout)(in_columns(documents), lambda address: f"my.jsonl:{address}")
 
 
 def test_one_document_in_a_thousand_is_compared() -> None:
     for size in (1, 7, 300, 5000):
-        chosen = sum(len(fast_bpe._choice([f"{size} {k}"] * size)) for k in range(40_000 // size))
+        chosen = sum(len(fast_bpe._choice([b"%d %d" % (size, k)] * size)) for k in range(40_000 // size))
         assert 15 <= chosen <= 70, size
     assert len(fast_bpe._choice([])) == 0
 
@@ -406,14 +450,19 @@ def test_the_memory_of_words_is_bounded(small: dict[str, Any], monkeypatch: pyte
     sample = texts(1000)
     check_same(fast, own, sample)
     assert built == []
-    monkeypatch.setattr(fast_bpe, "LEAST_TOKENS", 1000)
+    monkeypatch.setattr(fast_bpe, "SETTLED", 1000)
     monkeypatch.setattr(fast_bpe, "_resident", lambda: 10**12)
     check_same(fast, own, sample, batch=100)
-    assert len(built) == 1 and engine._tokens > 1000  # memory that others take is no reason to build it again
+    assert built == []  # memory that others take is no reason to build it again
+    grows = itertools.count(10**12, fast_bpe.MOST_GROWTH // 2)
+    monkeypatch.setattr(fast_bpe, "_resident", lambda: next(grows))
+    check_same(fast, own, sample, batch=100)
+    assert len(built) > 1
+    built.clear()
     monkeypatch.setattr(fast_bpe, "_resident", lambda: None)
     monkeypatch.setattr(fast_bpe, "MOST_TOKENS_UNMEASURED", 20_000)
     check_same(fast, own, [*sample] * 3, batch=100)
-    assert len(built) > 2 and min(built[1:]) > 20_000
+    assert len(built) > 1 and min(built[1:]) > 20_000
 
 
 def encode_in_child(tokenizer: Tokenizer, sample: list[str], queue: Any) -> None:

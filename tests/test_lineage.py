@@ -43,7 +43,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = small_tokenizer(folder / "tokenizer")
     path = write_documents(folder / "data.jsonl", 30_000, longest=12)
     only_train = {"validation_path": None, "test_path": None}
-    settings = {"shard_tokens": 120_000, "parts": 2}
+    settings = {"shard_tokens": 60_000, "parts": 2}
     tokenise(config_for(folder, path, dataset=only_train, tokenize=settings), tokenizer)
     opened = ShardSet.open(folder / "tokens", "train")
     for packing in ("partial", "best_fit"):

@@ -3,6 +3,10 @@
 import random
 import sys
 
+import numpy as np
+import pytest
+
+from corpus import measuring
 from corpus.measuring import measured
 
 SPACES = [chr(i) for i in range(sys.maxunicode + 1) if chr(i).isspace()]
@@ -12,16 +16,23 @@ def expected(texts: list[str]) -> list[list[int]]:
     return [[len(t.encode()), len(t.split()), t.count("\n") + (not t.endswith("\n"))] for t in texts]
 
 
+def counted(texts: list[str]) -> list[list[int]]:
+    return measured([text.encode() for text in texts]).tolist()
+
+
 def test_every_space_and_its_neighbours() -> None:
     near = [chr(ord(space) + step) for space in SPACES for step in (-1, 0, 1, 64) if ord(space) + step >= 0]
     texts = [f"{a}x{b}y\n" for a in near for b in (*SPACES, "z")]
-    assert measured(texts).tolist() == expected(texts)
-    assert measured([]).tolist() == [] and measured(["", "\n", " "]).tolist() == expected(["", "\n", " "])
+    assert counted(texts) == expected(texts)
+    assert measured([]).shape == (0, 3) and measured([]).dtype == np.int64
+    assert counted(["", "\n", " "]) == expected(["", "\n", " "])
 
 
-def test_random_texts() -> None:
+@pytest.mark.parametrize("block", [64, 128, 1 << 16])
+def test_random_texts(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    monkeypatch.setattr(measuring, "BLOCK", block)
     chance = random.Random(0)
     letters = [*SPACES, *"abc  \n\néß漢字か🤗\u200b\x00"]
     for _ in range(200):
-        texts = ["".join(chance.choices(letters, k=chance.randint(0, 30))) for _ in range(chance.randint(0, 20))]
-        assert measured(texts).tolist() == expected(texts)
+        texts = ["".join(chance.choices(letters, k=chance.randint(0, 90))) for _ in range(chance.randint(0, 20))]
+        assert counted(texts) == expected(texts)

@@ -1,14 +1,27 @@
 """The shard format: read by safetensors itself, cut where the documents say, and the same bytes every time."""
 
+import os
 import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from safetensors.torch import load_file as load_in_torch
 
 from corpus.shard_writer import ShardWriter
-from corpus.shards import ShardSet, Skipped, Tokens, dtype_for, read_about, totals, write_tensors
+from corpus.shards import (
+    FORMAT_VERSION,
+    GrowingTensors,
+    ShardSet,
+    Skipped,
+    Tokens,
+    dtype_for,
+    map_tensors,
+    read_about,
+    totals,
+    write_tensors,
+)
 from utils.files import write_json
 from utils.hashing import sha256_file
 from utils.messages import UserError
@@ -41,6 +54,50 @@ def test_other_programs_can_read_a_shard(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
 
 
+@pytest.mark.parametrize("n_tokens", [0, 1, 2, 3, 4, 7, 8])
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
+def test_what_follows_the_tokens_of_a_shard_is_aligned(tmp_path: Path, n_tokens: int, dtype: type) -> None:
+    path = tmp_path / "a.safetensors"
+    file = GrowingTensors(path, "tokens", np.dtype(dtype))
+    for token in range(n_tokens):
+        file.append(np.array([token], dtype))
+    others = {"scored": [np.array([[1, 2]], np.int32)], "offsets": [np.array([0, n_tokens])]}
+    sha256, size = file.finish(others, {"said": "so"})
+    assert (sha256, size) == (sha256_file(path), path.stat().st_size)
+    read, ours = load_file(path), map_tensors(path)
+    padding = {"padding"} if n_tokens * np.dtype(dtype).itemsize % 8 else set()
+    assert set(read) == set(ours) == {"tokens", "scored", "offsets"} | padding
+    assert read["tokens"].dtype == dtype and read["tokens"].tolist() == list(range(n_tokens))
+    assert read["offsets"].tolist() == [0, n_tokens] and read["scored"].tolist() == [[1, 2]]
+    # torch refuses tensors that are not aligned.
+    assert load_in_torch(path)["offsets"].tolist() == [0, n_tokens]
+    assert all(values.flags.aligned for values in ours.values())
+    assert read_about(path) == {"said": "so"} and [one.name for one in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_shard_has_a_name_only_when_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for name in ("linked", "copied"):
+        folder = tmp_path / name
+        folder.mkdir()
+        writer = ShardWriter(folder, 0, np.dtype(np.uint16), 5, {})
+        writer.add(tokens_of([3]))
+        assert list(folder.iterdir()) == []
+        if name == "copied":  # as on file systems that cannot link
+            monkeypatch.setattr("os.link", lambda *given, **how: (_ for _ in ()).throw(OSError(95, "not supported")))
+        writer.close()
+        assert [path.name for path in folder.iterdir()] == [writer.records[0].file]
+        assert (folder / writer.records[0].file).stat().st_mode & 0o777 == 0o666 & ~umask()
+        found.append((folder / writer.records[0].file).read_bytes())
+    assert found[0] == found[1]
+
+
+def umask() -> int:
+    now = os.umask(0)
+    os.umask(now)
+    return now
+
+
 def test_ids_take_the_smallest_type_that_holds_them() -> None:
     assert dtype_for(65_536) == np.uint16 and dtype_for(65_537) == np.uint32
 
@@ -62,7 +119,7 @@ def test_where_a_shard_ends_depends_on_the_documents_alone(tmp_path: Path, cuts:
     assert load_file(tmp_path / writer.records[2].file)["offsets"].tolist() == [0, 1, 10]
     assert totals(writer.records)["bytes"] == 18 and totals(writer.records)["largest_id"] == 139
     # The bytes are those of one batch: golden, so that a change of the format is noticed.
-    assert sha256_file(tmp_path / writer.records[0].file)[:16] == "28ef4f28026094d7"
+    assert sha256_file(tmp_path / writer.records[0].file)[:16] == "8d62e0b4eb17e416"
 
 
 def test_skipped_documents_are_counted_with_the_shard_that_follows(tmp_path: Path) -> None:
@@ -109,7 +166,7 @@ def test_a_set_that_is_not_whole_is_refused(tmp_path: Path) -> None:
     writer.add(tokens_of([3, 3, 3]))
     writer.close()
     manifest = {
-        "format": "liftoff token shards", "format_version": 2, "kind": "text", **totals(writer.records),
+        "format": "liftoff token shards", "format_version": FORMAT_VERSION, "kind": "text", **totals(writer.records),
         "shards": [vars(record) for record in writer.records],
     }  # fmt: skip
     write_json(folder / "manifest.json", manifest)

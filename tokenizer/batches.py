@@ -7,11 +7,21 @@ from contextlib import contextmanager
 
 import numpy as np
 
+_EIGHT = np.arange(8)
+
 
 def rows(values: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
     """(T,) what belongs to several texts in a row, (N,) how much to each -> N arrays."""
     stops = np.cumsum(lengths).tolist()
     return [values[start:stop] for start, stop in zip([0, *stops], stops, strict=False)]
+
+
+def places_of_few(mask: np.ndarray) -> np.ndarray:
+    """np.flatnonzero of a (N,) bool array, several times as fast where next to nothing is set: eight at a time."""
+    whole = len(mask) // 8 * 8
+    eights = np.flatnonzero(mask[:whole].view(np.uint64) != 0)  # of other types than bool it is slow
+    places = (eights[:, None] * 8 + _EIGHT).reshape(-1)
+    return np.concatenate([places[mask[places]], np.flatnonzero(mask[whole:]) + whole])
 
 
 def slices(texts: Sequence[str], characters: int = 250_000) -> Iterator[list[str]]:

@@ -95,10 +95,13 @@ class HuggingFaceEngine:
         """Ids of a text, without special tokens."""
         return self.pipeline.encode(text, add_special_tokens=False).ids
 
-    def encode_joined(self, texts: Sequence[str], end: int | None) -> Joined:
-        """Ids of all texts in a row. end: an id to put after each text, counted in its length."""
+    def encode_joined(self, texts: Sequence[str], end: int | None, encoded: Sequence[bytes] | None = None) -> Joined:
+        """Ids of all texts in a row. end: an id to put after each text, counted in its length. encoded: the texts in
+        UTF-8, where that is known."""
         fast = self._open()
-        return fast.encode(texts, end) if fast else self._own(texts, end, one_thread=is_worker())
+        if fast is None:
+            return self._own(texts, end, one_thread=is_worker())
+        return fast.encode([text.encode() for text in texts] if encoded is None else encoded, end)
 
     def encode_with_ends(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
         """Ids of each text, and for each the place after its last character, int64."""
@@ -256,8 +259,8 @@ class SentencePieceEngine:
         """One line: what encodes batches."""
         return f"sentencepiece {importlib.metadata.version('sentencepiece')}"
 
-    def encode_joined(self, texts: Sequence[str], end: int | None) -> Joined:
-        """Ids of all texts in a row. end: an id to put after each text, counted in its length."""
+    def encode_joined(self, texts: Sequence[str], end: int | None, encoded: Sequence[bytes] | None = None) -> Joined:
+        """Ids of all texts in a row. end: an id to put after each text, counted in its length. encoded: not needed."""
         found = self.processor.encode(list(texts), return_type="numpy", num_threads=1 if is_worker() else -1)
         lengths = np.fromiter(map(len, found), np.int64, len(found))
         ids = np.concatenate(found).astype(np.uint32, copy=False)

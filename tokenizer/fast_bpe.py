@@ -9,29 +9,33 @@ watched: a fixed set of odd texts and the first documents are compared at start,
 import importlib.metadata
 import json
 import os
+import re
 import unicodedata
 import zlib
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tokenizer import byte_level, differing
-from tokenizer.batches import rows
+from tokenizer.batches import places_of_few, rows
 from utils.messages import UserError
 
 # Stands between the documents of a batch, as a special token of its own. Its first character is nowhere else in it, so
 # it can be found in no other place unless a text holds all of it.
-SEPARATOR = "\x00the next document\x01"
+SEPARATOR = b"\x00the next document\x01"
 FIRST = 10  # documents that are compared at start
 EVERY = 1000  # one document of so many is compared after that
-COMPARED = 20_000  # characters of a document that are compared; `tokenizers` needs 95 bytes of memory for each
-# gigatoken keeps every word it has seen, without bound. It is built anew when memory has grown by so much since it was,
-# but not before so many tokens, as building costs 0.1 s; where memory cannot be measured, after so many: random words,
-# the worst case, take 20 bytes a token (code: 2 a token of the first 100 MB).
+# Characters of a document that are compared: `tokenizers` needs 95 bytes of memory for each, and a hundred times as
+# long, so that one document in a thousand, compared whole, would cost a tenth of encoding all.
+COMPARED = 2_000
+# gigatoken keeps every word it has seen, without bound. It is built anew when memory has grown by so much since so many
+# tokens (by when all else that a process needs is there, and building, 0.15 s, has paid); where memory cannot be
+# measured, after so many: random words, the worst case, take 20 bytes a token, code and prose under 1.
 MOST_GROWTH = 64 << 20
-LEAST_TOKENS, MOST_TOKENS_UNMEASURED = 3_000_000, 6_000_000
+SETTLED, MOST_TOKENS_UNMEASURED = 3_000_000, 6_000_000
 # Strings that the tokenizer finds in texts are looked for one by one.
 MOST_STRINGS = 16
 
@@ -44,6 +48,14 @@ PIECES = (
     *"\u0663 \u0939\u093f\u0928\u094d\u0926\u0940 \u0e44\u0e17\u0e22 \u0639\u0631\u0628 \u05e2\u05b4".split(),
     *("x" * 70, " " * 70, "=" * 70),
 )
+
+
+# Between these two characters all patterns of byte_level.py cut a text, whatever stands around; and so many bytes at
+# least are left to the tokenizer's own engine where it is needed.
+CUT = re.compile(rb"[!-~](?= )|[A-Za-z0-9](?=\n)")
+PIECE_BYTES = 1000
+
+Pieces = list[tuple[bool, bytes]]  # of one text: whether the tokenizer's own engine encodes it, and what it says
 
 
 class Difference(UserError):
@@ -101,21 +113,25 @@ class FastBPE:
         """
         self._own = own
         self._normalises = description.get("normalizer") is not None
-        self._strings = _looked_for(added)
+        self._strings = [string.encode() for string in _looked_for(added)]
         self._separator, self._content = _content(description)
         self._differing = differing.table()
+        self._differing[differing.SURROGATES.start : differing.SURROGATES.stop] = False  # not to be met in UTF-8
         self._suspect = differing.beginnings(self._differing)
+        # The first bytes with which its code points begin: few, and rare in most languages.
+        self._firsts = [bytes([first]) for first in np.unique(np.flatnonzero(self._suspect) >> 8).tolist()]
         self._compared = 0
         self._build()
         special = [token.content for token in added if token.special][:20]
         odd = [a + b + a for a in (*PIECES, *special) for b in (*PIECES, *special)]
-        ids, lengths = self._encode(odd, None, compared=range(0))
+        ids, lengths = self._encode([text.encode() for text in odd], None, compared=range(0))
         for text, given, expected in zip(odd, rows(ids, lengths), own(odd), strict=True):
             if not np.array_equal(given, expected):
                 self._compare(None, text, given)
 
-    def encode(self, texts: Sequence[str], end: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """-> (ids (tokens,) uint32, lengths (texts,) int64). end: an id to put after each text, counted in its length.
+    def encode(self, texts: Sequence[bytes], end: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Texts in UTF-8 -> (ids (tokens,) uint32, lengths (texts,) int64). end: an id to put after each text, counted
+        in its length.
 
         Holds a copy of the texts meanwhile. Raises Difference where a comparison fails.
         """
@@ -127,67 +143,95 @@ class FastBPE:
         self._keep_small()
         return found
 
-    def _encode(self, texts: Sequence[str], end: int | None, compared: range) -> tuple[np.ndarray, np.ndarray]:
-        elsewhere = self._elsewhere(texts)
-        ids, ends = self._separated(texts, elsewhere)
+    def _encode(self, texts: Sequence[bytes], end: int | None, compared: range) -> tuple[np.ndarray, np.ndarray]:
+        joined = SEPARATOR.join([*texts, b""])
+        elsewhere = self._elsewhere(texts, joined)
+        ids, ends = self._separated(_without(texts, elsewhere) if elsewhere else joined)
         if len(ends) != len(texts):
-            elsewhere = sorted({*elsewhere, *(i for i, text in enumerate(texts) if SEPARATOR in text)})
-            ids, ends = self._separated(texts, elsewhere)
+            holding = {i: [(True, text)] for i, text in enumerate(texts) if SEPARATOR in text}
+            elsewhere = dict(sorted({**elsewhere, **holding}.items()))
+            ids, ends = self._separated(_without(texts, elsewhere))
         assert len(ends) == len(texts)
         starts = np.concatenate(([0], ends[:-1] + 1))
-        left_out = set(elsewhere)
         for i in compared:
-            if i not in left_out:
-                self._compare(i, texts[i], ids[starts[i] : ends[i]])
+            if i not in elsewhere:
+                self._compare(i, texts[i].decode(), ids[starts[i] : ends[i]])
         if elsewhere:
-            own = self._own([texts[i] for i in elsewhere])
-            ids, ends = _spliced(ids, starts, ends, dict(zip(elsewhere, own, strict=True)))
+            ids, ends = _spliced(ids, starts, ends, self._encode_pieces(elsewhere))
             starts = np.concatenate(([0], ends[:-1] + 1))
         if end is None:
             return np.delete(ids, ends), ends - starts
         ids[ends] = end
         return ids, ends - starts + 1
 
-    def _separated(self, texts: Sequence[str], left_out: list[int]) -> tuple[np.ndarray, np.ndarray]:
-        """-> (ids of all texts, a separator after each; where the separators are)"""
-        kept = [*texts, ""]
-        for i in left_out:
-            kept[i] = ""
-        joined = SEPARATOR.join(kept)
+    def _separated(self, joined: bytes) -> tuple[np.ndarray, np.ndarray]:
+        """Texts with a separator after each -> (their ids, a separator after each; where the separators are)"""
         ids = self._engine.encode(joined)
         self._tokens += len(ids)
-        return ids, np.flatnonzero(ids == self._separator)
+        return ids, places_of_few(ids == self._separator)
 
-    def _elsewhere(self, texts: Sequence[str]) -> list[int]:
-        """Which texts are left to the tokenizer's own engine, in order."""
-        found: set[int] = set()
-        for string in self._strings:
-            found.update(i for i, text in enumerate(texts) if string in text)
-        other = [i for i, text in enumerate(texts) if not text.isascii()]
-        if other:
-            found.update(other[k] for k in self._with_differing([texts[i] for i in other]))
+    def _elsewhere(self, texts: Sequence[bytes], joined: bytes) -> dict[int, Pieces]:
+        """Which texts gigatoken does not encode as they are, in order, and how they are encoded piece by piece."""
+        found: dict[int, Pieces] = {}
+        if not joined.isascii():
+            found = {i: self._pieces(texts[i]) for i in self._with_differing(texts, joined)}
             if self._normalises:
-                found.update(i for i in other if not unicodedata.is_normalized("NFC", texts[i]))
-        return sorted(found)
+                other = (i for i, text in enumerate(texts) if not text.isascii())
+                found.update(
+                    (i, [(True, texts[i])]) for i in other if not unicodedata.is_normalized("NFC", texts[i].decode())
+                )
+        for string in self._strings:
+            if string in joined:
+                found.update((i, [(True, text)]) for i, text in enumerate(texts) if string in text)
+        return dict(sorted(found.items()))
 
-    def _with_differing(self, texts: list[str]) -> np.ndarray:
+    def _with_differing(self, texts: Sequence[bytes], joined: bytes) -> list[int]:
         """Which texts hold a code point of the table."""
-        joined = "".join(texts)
-        letters = np.frombuffer(joined.encode("utf-8", "surrogatepass"), np.uint8)
-        places = np.flatnonzero(letters >= 0xE0)
-        begin = letters[places].astype(np.uint16) << 8 | letters[places + 1]
-        if not self._suspect[begin].any():  # as of nearly all texts
-            return np.empty(0, np.int64)
-        codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), np.uint32)
-        ends = np.cumsum([len(text) for text in texts])
-        return np.unique(np.searchsorted(ends, np.flatnonzero(self._differing[codes]), "right"))
+        letters = np.frombuffer(joined, np.uint8)
+        suspect = [np.empty(0, np.int64)]
+        for first in self._firsts:
+            if first not in joined:
+                continue
+            places = places_of_few(letters == first[0])
+            suspect.append(places[self._suspect[first[0] << 8 | letters[places + 1].astype(np.uint16)]])
+        ends = np.cumsum([len(text) + len(SEPARATOR) for text in texts])
+        some = np.unique(np.searchsorted(ends, np.concatenate(suspect), "right")).tolist()
+        return [i for i in some if self._differs(texts[i])]
+
+    def _differs(self, text: bytes) -> bool:
+        """Whether a text holds a code point of the table."""
+        return bool(self._differing[np.frombuffer(text.decode().encode("utf-32-le"), np.uint32)].any())
+
+    def _pieces(self, text: bytes) -> Pieces:
+        """A text cut where every tokenizer cuts it, into runs with and without code points of the table."""
+        borders = [0]
+        while place := CUT.search(text, borders[-1] + PIECE_BYTES):
+            borders.append(place.end())
+        pieces: Pieces = []
+        for start, end in pairwise([*borders, len(text)]):
+            differs = self._differs(text[start:end]) or SEPARATOR in text[start:end]
+            if pieces and pieces[-1][0] == differs:
+                pieces[-1] = (differs, pieces[-1][1] + text[start:end])
+            else:
+                pieces.append((differs, text[start:end]))
+        return pieces
+
+    def _encode_pieces(self, texts: dict[int, Pieces]) -> dict[int, np.ndarray]:
+        """-> ids of each text, some of its pieces by the tokenizer's own engine."""
+        own = iter(self._own([piece.decode() for pieces in texts.values() for is_own, piece in pieces if is_own]))
+        return {
+            i: np.concatenate([
+                next(own) if is_own else self._separated(piece + SEPARATOR)[0][:-1] for is_own, piece in pieces
+            ])
+            for i, pieces in texts.items()
+        }  # fmt: skip
 
     def _compare(self, index: int | None, text: str, ids: np.ndarray) -> None:
         """Raises Difference unless the tokenizer's own engine gives the same; of a long text, to a piece of it."""
         if len(text) > COMPARED:
-            start = zlib.crc32(text[:1000].encode("utf-8", "surrogatepass")) % (len(text) - COMPARED)
+            start = zlib.crc32(text[:1000].encode()) % (len(text) - COMPARED)
             text = text[start : start + COMPARED]
-            ids = self._separated([text], [])[0][:-1]
+            ids = self._separated(_without([text.encode()], []))[0][:-1]
         if np.array_equal(self._own([text])[0], ids):
             return
         which = "a text of the fixed set" if index is None else f"document {index} of a batch"
@@ -200,11 +244,14 @@ class FastBPE:
 
     def _keep_small(self) -> None:
         """Build the engine anew where its memory of words has grown large."""
+        if self._tokens < SETTLED:
+            return
         resident = _resident()
-        if resident is None or self._resident is None:
+        if resident is None:
             outgrown = self._tokens > MOST_TOKENS_UNMEASURED
         else:
-            outgrown = self._tokens > LEAST_TOKENS and resident - self._resident > MOST_GROWTH
+            self._settled = resident if self._settled is None else self._settled
+            outgrown = resident - self._settled > MOST_GROWTH
         if outgrown:
             self._build()
 
@@ -214,7 +261,7 @@ class FastBPE:
         self._engine: Any = None  # the old one goes before the new one comes
         self._engine = gigatoken.Tokenizer.from_json(self._content)
         self._tokens = 0
-        self._resident = _resident()
+        self._settled: int | None = None  # bytes of memory
 
 
 def _looked_for(added: Iterable[Any]) -> list[str]:
@@ -230,7 +277,7 @@ def _content(description: dict[str, Any]) -> tuple[int, bytes]:
     alphabet = set(byte_level.letters())
     vocabulary = {token: index for token, index in model["vocab"].items() if alphabet.issuperset(token)}
     ids = [*model["vocab"].values(), *(token["id"] for token in description.get("added_tokens", []))]
-    separator = {"id": max(ids) + 1, "content": SEPARATOR, "special": True, "normalized": False}
+    separator = {"id": max(ids) + 1, "content": SEPARATOR.decode(), "special": True, "normalized": False}
     separator |= {"single_word": False, "lstrip": False, "rstrip": False}
     least = {
         "version": "1.0",
@@ -259,17 +306,26 @@ def _spliced(
     return np.concatenate([*parts, ids[last:]]), np.cumsum(lengths + 1) - 1
 
 
-def _choice(texts: Sequence[str]) -> range:
+def _without(texts: Sequence[bytes], left_out: Iterable[int]) -> bytes:
+    """Texts, a separator after each; nothing of those that are left out."""
+    kept = [*texts, b""]
+    for i in left_out:
+        kept[i] = b""
+    return SEPARATOR.join(kept)
+
+
+def _choice(texts: Sequence[bytes]) -> range:
     """Which texts of a batch are compared: by what the batch says, so that it is the same whenever it is encoded."""
     if not texts:
         return range(0)
-    seed = f"{len(texts)} {sum(map(len, texts))} {texts[0][:200]}"
-    return range(zlib.crc32(seed.encode("utf-8", "surrogatepass")) % EVERY, len(texts), EVERY)
+    seed = b"%d %d %b" % (len(texts), sum(map(len, texts)), texts[0][:200])
+    return range(zlib.crc32(seed) % EVERY, len(texts), EVERY)
 
 
 def _resident() -> int | None:
-    """Bytes of memory that this process occupies; None where the system has no /proc."""
+    """Bytes of memory that this process occupies and shares with no other; None where the system has no /proc."""
     try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        _, resident, shared, *_ = Path("/proc/self/statm").read_text().split()
+        return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return None

@@ -132,13 +132,17 @@ class Tokenizer:
         """Ids of a text, without special tokens."""
         return self.engine.encode(text)
 
-    def encode_joined(self, texts: Sequence[str], end: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def encode_joined(
+        self, texts: Sequence[str], end: int | None = None, encoded: Sequence[bytes] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Ids of all texts in a row: (ids (tokens,) uint32, lengths (texts,) int64). The same as `encode`, faster.
 
-        end: an id to put after each text, counted in its length.
+        end: an id to put after each text, counted in its length. encoded: the texts in UTF-8, where that is known.
         Raises fast_bpe.Difference, a UserError, where gigatoken gives other ids than the tokenizer's own engine.
         """
-        return self.engine.encode_joined(texts, end) if texts else (np.empty(0, np.uint32), np.empty(0, np.int64))
+        if not texts:
+            return np.empty(0, np.uint32), np.empty(0, np.int64)
+        return self.engine.encode_joined(texts, end, encoded)
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Ids of each text, uint32."""

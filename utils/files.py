@@ -9,11 +9,12 @@ import json
 import os
 import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from utils.messages import UserError
 
@@ -53,6 +54,30 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             sync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def unnamed_file(folder: Path) -> IO[bytes]:
+    """A file that vanishes with the process, unless `give_name` is called: for what is long in the making."""
+    try:
+        return os.fdopen(os.open(folder, os.O_TMPFILE | os.O_RDWR, 0o666), "w+b")
+    except (AttributeError, OSError):  # not every system has them, nor every file system
+        return cast(IO[bytes], tempfile.TemporaryFile(dir=folder))
+
+
+def give_name(file: IO[bytes], path: Path) -> None:
+    """Makes an unnamed file in the folder of `path` appear there, whole, and closes it. Raises UserError."""
+    with atomic_path(path) as temporary, file:
+        file.flush()
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            # Without a folder's descriptor Python calls link(), which would link the link.
+            os.link(f"/proc/self/fd/{file.fileno()}", temporary.name, dst_dir_fd=folder, follow_symlinks=True)
+        except OSError:
+            file.seek(0)
+            with open(temporary, "wb") as copy:
+                shutil.copyfileobj(file, copy, 1 << 22)
+        finally:
+            os.close(folder)
 
 
 @contextmanager

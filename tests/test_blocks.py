@@ -1,0 +1,147 @@
+"""A unit read at once, by columns, gives what its rows give one by one: the same documents, the same bad rows."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs.schema import Config
+from corpus import inputs, reading
+from corpus.documents import Reader
+from corpus.encoding import Documents
+from corpus.inputs import FileSource, Source
+from corpus.shards import Skipped
+from corpus.sources import sources
+from corpus.splitting import place_of, places_from
+from corpus.tasks import find, gathered, read_unit
+
+TEXTS = ["plain", "über", "漢字 🤗", "", " ", "\u2003\n", "x" * 90, "ü" * 60, "a\x00b", "line\n", "\u0085"]
+VALUES = [*TEXTS, None, 3, 0.5, True, ["a"], {"inner": "b"}, 2**70, -0.0]
+LINES = ["", "  ", "{", "[1]", "17", '"text"', "null", '{"text": "\\ud800"}', '{"other": "a"}', "\ufeff{}", "\x00" * 9]
+
+
+def config_of(path: Path, kind: str, **dataset: Any) -> Config:
+    given = {"source": "files", "path": str(path), "kind": kind, "text_unit": "line", **dataset}
+    return Config(dataset=given, tokenize={"max_document_bytes": 100})
+
+
+def simply(documents: Documents, skipped: list[Skipped]) -> tuple[Any, ...]:
+    if documents.encoded is not None:
+        assert [raw.decode() for raw in documents.encoded] == next(iter(documents.fields.values()))
+    fields = {name: list(values) for name, values in documents.fields.items() if values}
+    return list(documents.addresses), fields, list(documents.n_bytes), skipped
+
+
+def check(config: Config, is_cut: bool = False) -> int:
+    """-> how many units were read at once"""
+    (source,) = sources(config) if is_cut else [one_split(config)]
+    reader = Reader(config)
+    at_once = 0
+    for unit in range(source.units):
+        names = reader.fields.columns
+        block = None if names is None else source.block(unit, names)
+        at_once += block is not None
+        for since in (0, inputs.address_of(unit, 2)):
+            splits = dict.fromkeys(source.shares, since)
+            read, digest = read_unit(source, unit, reader, splits)
+            expected = gathered(find(source, unit, reader, splits))
+            assert digest == source.digest(unit)
+            assert {split: simply(*one) for split, one in read.items()} == {
+                split: simply(*one) for split, one in expected.items()
+            }
+    return at_once
+
+
+def one_split(config: Config) -> Source:
+    path = Path(str(config.dataset.path))
+    return FileSource({"train": (0.0, 1.0)}, [[path]], "line", 100, config.dataset.kind)
+
+
+@pytest.fixture(autouse=True)
+def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inputs, "UNIT_BYTES", 512)
+
+
+def json_lines(path: Path, chance: random.Random, names: tuple[str, ...]) -> None:
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        for _ in range(300):
+            # Most are plain, so that a unit of them is read without a look at its rows.
+            values = TEXTS[:3] if chance.random() < 0.7 else VALUES
+            record = {name: chance.choice(values) for name in (*names, "more") if chance.random() < 0.97}
+            line = json.dumps(record, ensure_ascii=chance.random() < 0.5)
+            file.write((line if chance.random() < 0.9 else chance.choice(LINES)) + chance.choice(["\n", "\r\n"]))
+
+
+KINDS = {
+    "text": ("text", {}),
+    "pairs": ("pairs", {}),
+    "prompt_response": ("prompt_response", {}),
+    "other names": ("pairs", {"fields": {"source": "target", "target": "more"}}),
+    "one field twice": ("pairs", {"fields": {"source": "more", "target": "more"}}),
+    "part of a field": ("text", {"fields": {"text": "more.inner"}}),
+    "template": ("text", {"fields": {"text": "{text} {more}"}}),
+}
+
+
+@pytest.mark.parametrize("orjson", [True, False])
+@pytest.mark.parametrize("case", KINDS)
+def test_lines_of_json(tmp_path: Path, case: str, orjson: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not orjson:
+        monkeypatch.setattr(reading, "orjson", None)
+    kind, dataset = KINDS[case]
+    names = {"text": ("text",), "pairs": ("source", "target"), "prompt_response": ("prompt", "response")}[kind]
+    path = tmp_path / "a.jsonl"
+    json_lines(path, random.Random(case), names)
+    assert check(config_of(path, kind, **dataset)) > 10 or case == "template"
+    fractions = {"train": 0.7, "validation": 0.2, "test": 0.1}
+    assert check(config_of(path, kind, **dataset, fractions=fractions), is_cut=True) > 10 or case == "template"
+
+
+def test_lines_of_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    chance = random.Random(0)
+    lines = [text.replace("\n", "").encode() for text in TEXTS] + [b"\xff", b"\xe6\xbc", b"y" * 101]
+    path.write_bytes(b"".join(chance.choice(lines) + chance.choice([b"\n", b"\r\n"]) for _ in range(400)))
+    assert check(config_of(path, "text")) > 10
+    assert check(config_of(path, "text", fields={"text": "none"})) > 10
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
+@pytest.mark.parametrize("odd", [False, True])
+def test_tables(tmp_path: Path, form: str, odd: bool) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    chance = random.Random(0)
+    texts = TEXTS + [None] if odd else TEXTS
+    column = pyarrow.array([chance.choice(texts) for _ in range(200)], pyarrow.large_string() if odd else None)
+    table = pyarrow.table({"text": column, "n": range(200), "text.n": ["part"] * 200})
+    path = tmp_path / f"a.{form}"
+    if form == "parquet":
+        pyarrow.parquet.write_table(table, path, row_group_size=30)
+    else:
+        with pyarrow.OSFile(str(path), "wb") as sink, pyarrow.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table, max_chunksize=17)
+    assert check(config_of(path, "text")) > 5
+    assert check(config_of(path, "pairs", fields={"source": "text", "target": "text"})) > 5
+    assert check(config_of(path, "text", fractions={"train": 0.5, "validation": 0.5}), is_cut=True) > 5
+    for name in ("n", "none", "text.n"):  # no text, not there, perhaps a part of another
+        assert check(config_of(path, "text", fields={"text": name})) == 0
+
+
+def test_text_of_a_table_that_is_not_utf_8(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    raw = pyarrow.array([b"good", b"\xff", b"good too"], pyarrow.binary())
+    text = pyarrow.Array.from_buffers(pyarrow.string(), 3, raw.buffers())
+    pyarrow.parquet.write_table(pyarrow.table({"text": text}), tmp_path / "a.parquet")
+    assert check(config_of(tmp_path / "a.parquet", "text")) == 0
+
+
+def test_places_of_many_rows_are_those_of_each() -> None:
+    for first, number, stratum in ((0, 0, 0), (0, 1, 3), (99, 2, 0), (150, 470, 7), (200, 100, 1)):
+        expected = [place_of(i, stratum) for i in range(first, first + number)]
+        assert places_from(first, number, stratum) == expected
