@@ -13,6 +13,7 @@ import pytest
 import train
 from configs.places import run_dir, split_dir
 from configs.schema import Config
+from corpus import inputs
 from corpus.lineage import chain, check_run, input_sizes, of_training, write_run
 from corpus.packing import Packing
 from corpus.parts import finished_part
@@ -43,8 +44,10 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = small_tokenizer(folder / "tokenizer")
     path = write_documents(folder / "data.jsonl", 30_000, longest=12)
     only_train = {"validation_path": None, "test_path": None}
-    settings = {"shard_tokens": 60_000, "parts": 2}
-    tokenise(config_for(folder, path, dataset=only_train, tokenize=settings), tokenizer)
+    settings = {"shard_tokens": 120_000, "parts": 2}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inputs, "UNIT_BYTES", 1 << 20)  # two of them: each part has some
+        tokenise(config_for(folder, path, dataset=only_train, tokenize=settings), tokenizer)
     opened = ShardSet.open(folder / "tokens", "train")
     for packing in ("partial", "best_fit"):
         WindowIndex(opened, Packing(32, packing=packing))
