@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from corpus.handing_over import HandedOver, Slots
+from corpus.renewing import Renewed
 from utils.messages import UserError
 
 AT_HAND = 1  # pieces done here where there are no more: for them no process is started
@@ -114,9 +115,16 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _do(piece: Any, slot: int) -> Any:
+def _once(piece: Any, slot: int) -> Any:
     done = _work(piece)
     handed: HandedOver | Any = done if _slots is None else _slots.put(slot, done)
     del done
     gc.collect()
     return handed
+
+
+_renewed = Renewed(_once)
+
+
+def _do(piece: Any, slot: int) -> Any:
+    return _once(piece, slot) if _slots is None else _renewed(piece, slot)

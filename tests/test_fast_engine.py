@@ -451,15 +451,15 @@ def test_the_memory_of_words_is_bounded(small: dict[str, Any], monkeypatch: pyte
     check_same(fast, own, sample)
     assert built == []
     monkeypatch.setattr(fast_bpe, "SETTLED", 1000)
-    monkeypatch.setattr(fast_bpe, "_resident", lambda: 10**12)
+    monkeypatch.setattr(fast_bpe, "private_bytes", lambda: 10**12)
     check_same(fast, own, sample, batch=100)
     assert built == []  # memory that others take is no reason to build it again
     grows = itertools.count(10**12, fast_bpe.MOST_GROWTH // 2)
-    monkeypatch.setattr(fast_bpe, "_resident", lambda: next(grows))
+    monkeypatch.setattr(fast_bpe, "private_bytes", lambda: next(grows))
     check_same(fast, own, sample, batch=100)
     assert len(built) > 1
     built.clear()
-    monkeypatch.setattr(fast_bpe, "_resident", lambda: None)
+    monkeypatch.setattr(fast_bpe, "private_bytes", lambda: None)
     monkeypatch.setattr(fast_bpe, "MOST_TOKENS_UNMEASURED", 20_000)
     check_same(fast, own, [*sample] * 3, batch=100)
     assert len(built) > 1 and min(built[1:]) > 20_000

@@ -313,6 +313,9 @@ def test_worker_processes_end_with_their_parent(tmp_path: Path) -> None:
         time.sleep(0.01)
     assert len(workers) == 2
     time.sleep(0.1)
+    # Each has a child that does its work.
+    workers += [child for one in workers for child in Path(f"/proc/{one}/task/{one}/children").read_text().split()]
+    assert len(workers) == 4
     process.send_signal(signal.SIGKILL)
     process.wait()
     while any(os.path.exists(f"/proc/{worker}") for worker in workers) and time.monotonic() < deadline:

@@ -6,21 +6,22 @@ strings that the tokenizer looks for, or that a normaliser would change go to th
 watched: a fixed set of odd texts and the first documents are compared at start, one document in a thousand after that.
 """
 
+import ctypes
 import importlib.metadata
 import json
-import os
 import re
+import sys
 import unicodedata
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tokenizer import byte_level, differing
 from tokenizer.batches import places_of_few, rows
+from utils.memory import private_bytes
 from utils.messages import UserError
 
 # Stands between the documents of a batch, as a special token of its own. Its first character is nowhere else in it, so
@@ -30,11 +31,11 @@ FIRST = 10  # documents that are compared at start
 EVERY = 1000  # one document of so many is compared after that
 # Characters of a document that are compared: `tokenizers` needs 95 bytes of memory for each, and a hundred times as
 # long, so that one document in a thousand, compared whole, would cost a tenth of encoding all.
-COMPARED = 2_000
+COMPARED = 1_000
 # gigatoken keeps every word it has seen, without bound. It is built anew when memory has grown by so much since so many
 # tokens (by when all else that a process needs is there, and building, 0.15 s, has paid); where memory cannot be
 # measured, after so many: random words, the worst case, take 20 bytes a token, code and prose under 1.
-MOST_GROWTH = 64 << 20
+MOST_GROWTH = 24 << 20
 SETTLED, MOST_TOKENS_UNMEASURED = 3_000_000, 6_000_000
 # Strings that the tokenizer finds in texts are looked for one by one.
 MOST_STRINGS = 16
@@ -246,7 +247,7 @@ class FastBPE:
         """Build the engine anew where its memory of words has grown large."""
         if self._tokens < SETTLED:
             return
-        resident = _resident()
+        resident = private_bytes()
         if resident is None:
             outgrown = self._tokens > MOST_TOKENS_UNMEASURED
         else:
@@ -258,7 +259,8 @@ class FastBPE:
     def _build(self) -> None:
         import gigatoken
 
-        self._engine: Any = None  # the old one goes before the new one comes
+        self._engine: Any = None  # the old one goes before the new one comes, and its memory to the system
+        _trim()
         self._engine = gigatoken.Tokenizer.from_json(self._content)
         self._tokens = 0
         self._settled: int | None = None  # bytes of memory
@@ -322,10 +324,8 @@ def _choice(texts: Sequence[bytes]) -> range:
     return range(zlib.crc32(seed) % EVERY, len(texts), EVERY)
 
 
-def _resident() -> int | None:
-    """Bytes of memory that this process occupies and shares with no other; None where the system has no /proc."""
-    try:
-        _, resident, shared, *_ = Path("/proc/self/statm").read_text().split()
-        return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return None
+def _trim() -> None:
+    """Gives back to the system what has been freed, where the C library can."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
