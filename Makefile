@@ -14,7 +14,7 @@ RUN := $(VENV)/bin/python
 .PHONY: help setup setup-fast setup-dev quickstart test proofs lint fix configs
 
 help:
-	@echo "make quickstart   set up .venv, then every stage on a small corpus: under 6 minutes on 2 CPU cores"
+	@echo "make quickstart   set up .venv, then every stage on a small corpus: 4 to 9 minutes on 2 CPU cores"
 	@echo "make test         set up .venv, then the test suite"
 	@echo "make proofs       the long tests: many kills, long trainings"
 	@echo "make lint         check format and style        make fix      mend what can be mended"
