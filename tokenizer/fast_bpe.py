@@ -1,9 +1,9 @@
 """Texts -> their ids by gigatoken, tens of times as fast as `tokenizers`, where the two are known to give the same.
 
 gigatoken is optional (requirements-fast.txt), and it is trusted only this far: the tokenizer is plain byte-level BPE
-(byte_level.py); the versions are those that were compared; texts with code points that the two see differently, with
-strings that the tokenizer looks for, or that a normaliser would change go to the tokenizer's own engine. And it is
-watched: a fixed set of odd texts and the first documents are compared at start, one document in a thousand after that.
+(byte_level.py); the versions are those that were compared; texts with strings that the tokenizer looks for, or that a
+normaliser would change, and what stands around code points that the two see differently go to the tokenizer's own
+engine. And it is watched: a fixed set of odd texts and the first documents are compared at start, one document in a thousand after that.
 """
 
 import ctypes
@@ -49,7 +49,6 @@ PIECES = (
     *"\u0663 \u0939\u093f\u0928\u094d\u0926\u0940 \u0e44\u0e17\u0e22 \u0639\u0631\u0628 \u05e2\u05b4".split(),
     *("x" * 70, " " * 70, "=" * 70),
 )
-
 
 # Between these two characters all patterns of byte_level.py cut a text, whatever stands around; and so many bytes at
 # least are left to the tokenizer's own engine where it is needed.
