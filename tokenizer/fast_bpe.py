@@ -3,7 +3,8 @@
 gigatoken is optional (requirements-fast.txt), and it is trusted only this far: the tokenizer is plain byte-level BPE
 (byte_level.py); the versions are those that were compared; texts with strings that the tokenizer looks for, or that a
 normaliser would change, and what stands around code points that the two see differently go to the tokenizer's own
-engine. And it is watched: a fixed set of odd texts and the first documents are compared at start, one document in a thousand after that.
+engine. And it is watched: a fixed set of odd texts and the first documents are compared at start, one document in a
+thousand after that.
 """
 
 import ctypes
