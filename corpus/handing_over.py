@@ -8,7 +8,8 @@ import pickle
 from itertools import accumulate
 from typing import Any, NamedTuple
 
-SLOT_BYTES = 1 << 25  # of the arrays of one result. Only what is ever used of it takes memory.
+SLOT_BYTES = 1 << 25  # of the arrays of one result. What was never used of it takes no memory,
+KEPT_BYTES = 3 << 20  # and what was used beyond this is given back: few results are so large.
 ALIGNED = 64
 
 
@@ -39,13 +40,20 @@ class Slots:
         return HandedOver(pickled, sizes)
 
     def get(self, slot: int, handed: HandedOver) -> Any:
-        """The result. Its arrays lie in the slot until something else is put there."""
+        """The result. Its arrays lie in the slot until it is freed, or something else is put there."""
         if handed.sizes is None:
             return pickle.loads(handed.pickled)
         memory = memoryview(self.memory)
         starts = _places(slot, handed.sizes)
         arrays = [memory[start : start + size] for start, size in zip(starts, handed.sizes, strict=False)]
         return pickle.loads(handed.pickled, buffers=arrays)
+
+    def free(self, slot: int, handed: HandedOver) -> None:
+        """What was put there is not needed any more."""
+        *_, end = _places(slot, handed.sizes or [])
+        kept = slot * SLOT_BYTES + KEPT_BYTES
+        if end > kept:
+            self.memory.madvise(mmap.MADV_REMOVE, kept, SLOT_BYTES - KEPT_BYTES)
 
 
 def _places(slot: int, sizes: list[int]) -> list[int]:

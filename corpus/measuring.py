@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tokenizer.batches import places_of_few
+from tokenizer.batches import places_of_byte
 
 BLOCK = 1 << 18  # bytes; a multiple of 64
 _NEWLINE = ord("\n")
@@ -48,39 +48,34 @@ def _bits(joined: bytes, letters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """-> whether each byte is (part of) a space, and whether it is a newline: 64 bits in each uint64, one at least."""
     packed = np.zeros((2, len(letters) // 64 + 1), np.uint64)
     space, newline = packed.view(np.uint8)
-    less, also = np.empty(BLOCK, np.uint8), np.empty(BLOCK, bool)
-    wider = np.empty(BLOCK + 4, bool)  # two places more on both sides, for characters that the block cuts
-    is_ascii = joined.isascii()
+    less, is_space, also = np.empty(BLOCK, np.uint8), np.empty(BLOCK, bool), np.empty(BLOCK, bool)
     for start in range(0, len(letters), BLOCK):
         block = letters[start : start + BLOCK]
-        less, is_space, also = less[: len(block)], wider[2 : len(block) + 2], also[: len(block)]
+        less, is_space, also = less[: len(block)], is_space[: len(block)], also[: len(block)]
         # Tab to carriage return; the four separators of ASCII, and the space. Differences below zero wrap around.
         np.less_equal(np.subtract(block, 9, out=less), 4, out=is_space)
         np.less_equal(np.subtract(block, 28, out=less), 4, out=also)
         np.logical_or(is_space, also, out=is_space)
-        if not is_ascii:
-            _mark_other_spaces(joined, letters, start, wider[: len(block) + 4])
         into = slice(start // 8, start // 8 + -(-len(block) // 8))
         space[into] = np.packbits(is_space, bitorder="little")
         newline[into] = np.packbits(np.equal(block, _NEWLINE, out=also), bitorder="little")
+    if not joined.isascii():
+        others = _other_spaces(joined, letters)
+        np.bitwise_or.at(packed[0], others >> 6, _ONE << (others & 63).astype(np.uint64))
     return packed[0], packed[1]
 
 
-def _mark_other_spaces(joined: bytes, letters: np.ndarray, start: int, wider: np.ndarray) -> None:
-    """Marks the bytes of spaces beyond ASCII. joined, letters: (N,) whole characters in UTF-8, and one that is ASCII;
-    wider: of a block of them that begins at `start`, and two bytes before and after it."""
-    stop = start + len(wider) - 4
-    low = max(0, start - 2)
-    if joined.find(_TWO_BYTES, low, stop) >= 0:
-        places = places_of_few(letters[low:stop] == _TWO_BYTES) + low
-        places = places[_SECOND[letters[places + 1]]] - (start - 2)
-        wider[places] = wider[places + 1] = True
-    if any(joined.find(first, low, stop) >= 0 for first in _THREE_BYTES):
-        places = places_of_few(letters[low:stop] - np.uint8(_THREE_BYTES[0]) <= 2) + low
-        codes = (letters[places] - np.uint8(_THREE_BYTES[0])).astype(np.int32)
-        codes = (codes << 8 | letters[places + 1]) << 8 | letters[places + 2]
-        places = places[_OTHERS[codes]] - (start - 2)
-        wider[places] = wider[places + 1] = wider[places + 2] = True
+def _other_spaces(joined: bytes, letters: np.ndarray) -> np.ndarray:
+    """Places of all bytes of spaces beyond ASCII. joined, letters: (N,) whole characters in UTF-8, and one of ASCII."""
+    places = places_of_byte(joined, _TWO_BYTES)
+    places = places[_SECOND[letters[places + 1]]]
+    found = [places, places + 1]
+    for first in _THREE_BYTES:
+        places = places_of_byte(joined, first)
+        codes = ((first - _THREE_BYTES[0]) << 8 | letters[places + 1].astype(np.int32)) << 8 | letters[places + 2]
+        places = places[_OTHERS[codes]]
+        found += [places, places + 1, places + 2]
+    return np.concatenate(found)
 
 
 def _set_between(bits: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:

@@ -1,91 +1,104 @@
-"""A function that is called in a child of this process, and in a new child before the old one has grown.
+"""What a worker process does: pieces from a pipe -> their results into it, in a child that is replaced when it grows.
 
-What a library keeps for ever, such as gigatoken every word that it has seen, goes with the child; and what this process
+What a library keeps for ever, such as gigatoken every word that it has seen, goes with the child; and what the process
 has loaded, the next one has at once, which is several times as fast as loading it again.
 """
 
+import gc
+import io
 import os
 import pickle
+import signal
 import traceback
 import warnings
-from collections.abc import Callable
-from multiprocessing import Pipe
+from collections.abc import Callable, Iterable
+from itertools import count
 from multiprocessing.connection import Connection
-from multiprocessing.util import Finalize
 from typing import Any
 
-from utils.memory import private_bytes
+from corpus.handing_over import Slots
+from utils.memory import Growth
 from utils.messages import UserError
 
-# By how much a child may grow after its first call. Code and prose reach it after some 50 MB of text; the tables
-# in which gigatoken keeps words double at once, and the next time by more than this.
-MOST_GROWTH = 11 << 20
+# By how much a child may grow after its first piece. The table in which gigatoken keeps words takes 15 MB for up to
+# 330,000 of them, which come in some 170 MB of code; then it takes twice as much, and on the way there both at once.
+MOST_GROWTH = 17 << 20
+LOOK_EVERY = 16  # pieces: to look takes a millisecond
+GROWN = 75  # a child's exit code: another one is to go on
 
 
-class Renewed:
-    """The function. Needs fork, and a process that has no threads which hold locks."""
+def serve_in_children(
+    work: Callable[[Any], Any], slots: Slots | None, connection: Connection, others: Iterable[Connection]
+) -> None:
+    """Serves until nobody is left at the other end of the connection. Needs fork, and a process without threads.
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
-        self.child = 0
-        self.connection: Connection | None = None
-
-    def __call__(self, *arguments: Any) -> Any:
-        """Arguments and result must pickle. An error is raised here; where the child is killed this process ends."""
-        if self.connection is None:
-            self._fork()
-        assert self.connection is not None
-        try:
-            self.connection.send_bytes(pickle.dumps(arguments))
-            result, error, has_grown = pickle.loads(self.connection.recv_bytes())
-        except (EOFError, OSError):
-            os._exit(1)  # as if this process had been killed itself: whoever waits for it knows what to do
-        if has_grown:
-            self.end()
-        if error is not None:
-            raise error
-        return result
-
-    def end(self) -> None:
-        """Lets go of the child, and waits until it is gone."""
-        if self.connection is not None:
-            self.connection.close()
-            self.connection = None
-            os.waitpid(self.child, 0)
-
-    def _fork(self) -> None:
-        ours, theirs = Pipe()
+    others: what is open here by accident, and would keep other ends from noticing that this process's parent is gone.
+    Where a child is killed this process ends as if that had happened to itself: who waits for it knows what to do."""
+    for other in others:
+        other.close()
+    _prepare()
+    while True:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of all threads
-            self.child = os.fork()
-        if self.child:
-            theirs.close()
-            self.connection = ours
-            Finalize(None, self.end, exitpriority=0)  # when this process ends
-            return
-        try:
-            ours.close()
-            self._serve(theirs)
-        except BaseException:  # nothing of this process may go on in the middle of its parent's work
-            traceback.print_exc()
-        finally:
-            os._exit(0)
+            child = os.fork()
+        if not child:
+            _in_child(work, slots, connection)
+        _, status = os.waitpid(child, 0)
+        code = os.waitstatus_to_exitcode(status)
+        if code != GROWN:
+            os._exit(0 if code == 0 else 1)
 
-    def _serve(self, connection: Connection) -> None:
-        """Calls, until nobody is left at the other end."""
-        before: int | None = None
-        while True:
-            try:
-                arguments = pickle.loads(connection.recv_bytes())
-            except EOFError:
-                return
-            result, error = None, None
-            try:
-                result = self.function(*arguments)
-            except Exception as raised:
-                error = raised
-                if not isinstance(raised, UserError):
-                    error.add_note(traceback.format_exc())  # which does not come along
-            now = private_bytes() or 0
-            before = now if before is None else before
-            connection.send_bytes(pickle.dumps((result, error, now - before > MOST_GROWTH)))
+
+def serve_spawned(work: Callable[[Any], Any], connection: Connection) -> None:
+    """The same where there is no fork: in this process, whatever it grows to."""
+    _prepare()
+    _serve(work, None, connection, None)
+
+
+def _in_child(work: Callable[[Any], Any], slots: Slots | None, connection: Connection) -> None:
+    code = 1
+    try:
+        code = _serve(work, slots, connection, MOST_GROWTH)
+    except BaseException:  # nothing of the process may go on in the middle of its parent's work
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def _prepare() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one ends the others
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one thread for each process
+    # Rows come and go by the thousand: to look for cycles among them all the time costs a twentieth of it. Templates of
+    # chats leave some: they are looked for after each piece, among what is new.
+    gc.freeze()
+    gc.disable()
+
+
+def _serve(
+    work: Callable[[Any], Any], slots: Slots | None, connection: Connection, most_growth: int | None
+) -> int:  # fmt: skip
+    """-> 0: nobody is left at the other end; GROWN: this process has grown by more than so many bytes."""
+    growth = Growth()
+    for number in count():
+        try:
+            message = io.BytesIO(connection.recv_bytes())
+            slot, piece = pickle.load(message), pickle.load(message)
+            del message
+            connection.send_bytes(_answer(work, slots, slot, piece))
+        except (EOFError, ConnectionError):
+            return 0
+        del piece
+        gc.collect()
+        if most_growth is not None and number % LOOK_EVERY == 0 and growth.exceeds(most_growth):
+            return GROWN
+
+
+def _answer(work: Callable[[Any], Any], slots: Slots | None, slot: int, piece: Any) -> bytes:
+    """(result, None) or (None, error), pickled."""
+    try:
+        result = work(piece)
+    except Exception as error:
+        if not isinstance(error, UserError):
+            error.add_note(traceback.format_exc())  # which does not come along
+        return pickle.dumps((None, error))
+    return pickle.dumps((result if slots is None else slots.put(slot, result), None))

@@ -12,6 +12,7 @@ from corpus.documents import Bad, Columns, Reader
 from corpus.encoding import Documents, Encoder, Piece, in_columns
 from corpus.inputs import ROW, Source, address_of, unit_of
 from corpus.shards import Skipped, Tokens, joined
+from utils.memory import Freed
 
 TASK_BYTES = 1 << 20  # of small units that are read together
 PIECE_DOCUMENTS, PIECE_BYTES = 512, 1 << 20  # of what the main process reads and a worker gets at once
@@ -50,6 +51,7 @@ class Work:
 
     def __init__(self, sources: list[Source], reader: Reader, encoder: Encoder) -> None:
         self.sources, self.reader, self.encoder = sources, reader, encoder
+        self.freed = Freed()
 
     def __call__(self, task: Task) -> Result:
         """Rows that are no documents are among what is skipped: some may lie beyond a cap, and are nobody's business.
@@ -64,6 +66,7 @@ class Work:
             digests.append((unit, digest))
             self._encode(source, read, made)
         tokens = {split: joined(parts) for split, parts in made.items() if parts}
+        self.freed.give_back()
         return Result(tokens, digests, sum(int(one.n_bytes.sum()) for one in tokens.values()))
 
     def _encode(self, source: Source, read: dict[str, "Read"], made: dict[str, list[Tokens]]) -> None:

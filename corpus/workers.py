@@ -1,47 +1,60 @@
-"""Work in pieces -> results in the same order, from several processes, with few pieces on the way at any time."""
+"""Work in pieces -> results in the same order, from several processes, with few pieces on the way at any time.
 
-import gc
+Each process has a pipe of its own. Its next piece is in there before it has done the one before, so that it never waits
+for this process; and there are no threads here that would take turns with what is done with the results.
+"""
+
 import multiprocessing
-import os
-import signal
+import pickle
 import sys
-import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from itertools import chain, islice
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkContext, ForkProcess, SpawnContext, SpawnProcess
 from types import TracebackType
 from typing import Any
 
-from corpus.handing_over import HandedOver, Slots
-from corpus.renewing import Renewed
+from corpus.handing_over import Slots
+from corpus.renewing import serve_in_children, serve_spawned
 from utils.messages import UserError
 
 AT_HAND = 1  # pieces done here where there are no more: for them no process is started
+AHEAD = 2  # pieces that a process has at once
+# Of a pickled piece that is sent ahead. A larger one fills the pipe, and who sends it waits until it is read: of a
+# process that may itself be waiting for its result to be read, that would be for ever.
+AHEAD_BYTES = 1 << 14
 
-_work: Callable[[Any], Any]
-_slots: Slots | None
+
+class _Worker:
+    """A process, and the slots of the pieces that it has."""
+
+    def __init__(self, process: ForkProcess | SpawnProcess, connection: Connection) -> None:
+        self.process, self.connection = process, connection
+        self.asked: deque[int] = deque()
 
 
 class Workers:
     """Calls `work` on pieces in `number` processes; in this one for 0 and 1. Use it in a `with` block."""
 
     def __init__(self, work: Callable[[Any], Any], number: int) -> None:
-        """work: must pickle; it is sent to each process once."""
+        """work: must pickle where processes cannot be forked."""
         self.work, self.number = work, number
-        self.executor: ProcessPoolExecutor | None = None
+        self.workers: list[_Worker] = []
         self.slots: Slots | None = None
-        self.most = 2 * number + 1  # pieces on the way at any time
+        self.most = AHEAD * number + 1  # pieces on the way at any time
+        self.ahead = 1
 
     def __enter__(self) -> "Workers":
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self.executor:
-            self.executor.shutdown(wait=True, cancel_futures=True)
+        for worker in self.workers:
+            worker.connection.close()  # which ends the process, once it has done what it does
+        for worker in self.workers:
+            worker.process.join()
 
     def map(self, pieces: Iterable[Any]) -> Iterator[Any]:
         """Results in the order of the pieces. An error is raised where its piece's result would have come.
@@ -52,79 +65,87 @@ class Workers:
         if self.number < 2:
             yield from map(self.work, pieces)
             return
-        if self.executor is None:
+        if not self.workers:
             first = list(islice(pieces, AT_HAND + 1))
             if len(first) <= AT_HAND:
                 yield from map(self.work, first)
                 return
             pieces = chain(first, pieces)
-        waiting: deque[tuple[int, Future[Any]]] = deque()
-        free = list(range(self.most))
+            self._start()
         try:
-            for piece in pieces:
-                slot = free.pop()
-                waiting.append((slot, self._started().submit(_do, piece, slot)))
-                if not free:
-                    yield self._result(*waiting[0])
-                    free.append(waiting.popleft()[0])
-            while waiting:
-                yield self._result(*waiting.popleft())
-        except BrokenProcessPool:
+            yield from self._results(pieces)
+        except (EOFError, ConnectionError):
             raise UserError(
                 "a worker process was killed, perhaps for lack of memory; set tokenize.num_workers lower and run the "
                 "same command again: it goes on where it stopped"
             ) from None
 
-    def _result(self, slot: int, future: "Future[Any]") -> Any:
-        done = future.result()
-        return self.slots.get(slot, done) if self.slots is not None else done
+    def _results(self, pieces: Iterator[Any]) -> Iterator[Any]:
+        while any(worker.asked for worker in self.workers):  # of pieces that nobody wants any more
+            self._receive()
+        free, order = list(range(self.most)), deque[int]()
+        done: dict[int, tuple[Any, Exception | None]] = {}  # by slot
+        piece = self._next(pieces)
+        while piece is not None or order:
+            while piece is not None and free and (worker := self._ready(piece)):
+                order.append(free.pop())
+                worker.asked.append(order[-1])
+                worker.connection.send_bytes(pickle.dumps(order[-1]) + piece)
+                piece = self._next(pieces)
+            if order[0] not in done:
+                done |= self._receive()
+                continue
+            result, error = done.pop(order[0])
+            if error is not None:
+                raise error
+            if self.slots is None:
+                yield result
+            else:
+                yield self.slots.get(order[0], result)
+                self.slots.free(order[0], result)
+            del result
+            free.append(order.popleft())
+            done |= self._receive(0)
 
-    def _started(self) -> ProcessPoolExecutor:
-        if self.executor is None:
-            # Forked where that can be: a new interpreter takes a second to load what this one has loaded. The work
-            # uses no threads of its own, so those that did not come along are not missed.
-            how = "fork" if sys.platform == "linux" else "spawn"
-            if how == "fork":  # processes that are spawned would not share them
-                with suppress(OSError):  # nor can they be had where memory is promised to no one twice
-                    self.slots = Slots(self.most)
-            context = multiprocessing.get_context(how)
-            self.executor = ProcessPoolExecutor(self.number, context, _start, (self.work, self.slots))
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # of newer Pythons: see above
-                self.executor.submit(os.getpid)  # starts all of them
-        return self.executor
+    def _next(self, pieces: Iterator[Any]) -> bytes | None:
+        return next((pickle.dumps(piece) for piece in pieces), None)
 
+    def _ready(self, piece: bytes) -> _Worker | None:
+        """The worker that is to have a pickled piece now, if there is one."""
+        least = min(self.workers, key=lambda worker: len(worker.asked))
+        return least if len(least.asked) < (self.ahead if len(piece) <= AHEAD_BYTES else 1) else None
 
-def _start(work: Callable[[Any], Any], slots: Slots | None) -> None:
-    global _work, _slots
-    _work, _slots = work, slots
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one ends the others
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one thread for each process
-    # Rows come and go by the thousand: to look for cycles among them all the time costs a twentieth of it. Templates of
-    # chats leave some: they are looked for after each piece, among what is new.
-    gc.freeze()
-    gc.disable()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    def _receive(self, timeout: float | None = None) -> dict[int, tuple[Any, Exception | None]]:
+        """By slot what has come since: results and errors. timeout: None waits until there is something."""
+        of_connection = {worker.connection: worker for worker in self.workers if worker.asked}
+        came = {}
+        for connection in wait(list(of_connection), timeout):
+            assert isinstance(connection, Connection)
+            came[of_connection[connection].asked.popleft()] = pickle.loads(connection.recv_bytes())
+        return came
 
+    def _start(self) -> None:
+        # Forked where that can be: a new interpreter takes a second to load what this one has loaded. The work
+        # uses no threads of its own, so those that did not come along are not missed.
+        if sys.platform == "linux":
+            with suppress(OSError):  # they cannot be had where memory is promised to no one twice
+                self.slots = Slots(self.most)
+            self.ahead = AHEAD
+        for _ in range(self.number):
+            ours, theirs = multiprocessing.Pipe()
+            self.workers.append(_Worker(self._process(ours, theirs), ours))
+            theirs.close()
 
-def _end_with_parent() -> None:
-    """A process whose parent was killed would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-def _once(piece: Any, slot: int) -> Any:
-    done = _work(piece)
-    handed: HandedOver | Any = done if _slots is None else _slots.put(slot, done)
-    del done
-    gc.collect()
-    return handed
-
-
-_renewed = Renewed(_once)
-
-
-def _do(piece: Any, slot: int) -> Any:
-    return _once(piece, slot) if _slots is None else _renewed(piece, slot)
+    def _process(self, ours: Connection, theirs: Connection) -> ForkProcess | SpawnProcess:
+        process: ForkProcess | SpawnProcess
+        if sys.platform == "linux":
+            others = [*(worker.connection for worker in self.workers), ours]  # which are open there too
+            process = ForkContext().Process(
+                target=serve_in_children, args=(self.work, self.slots, theirs, others)
+            )  # fmt: skip
+        else:
+            process = SpawnContext().Process(target=serve_spawned, args=(self.work, theirs))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of newer Pythons: see above
+            process.start()
+        return process

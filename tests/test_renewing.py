@@ -1,20 +1,23 @@
-"""Work in a child: its results and errors come through; one that has grown is replaced, one that is killed is told."""
+"""Work in children of worker processes: results and errors come through; one that has grown is replaced."""
 
 import os
 import signal
+import time
+from pathlib import Path
 
 import pytest
 
 from corpus import renewing
-from corpus.renewing import Renewed
-from corpus.workers import Workers
+from corpus.workers import AHEAD_BYTES, Workers
+from utils.memory import Freed, Growth, allocated_bytes, private_bytes
 from utils.messages import UserError
 
 held: list[bytearray] = []
 
 
-def work(what: str, size: int = 0) -> tuple[int, int]:
+def work(piece: tuple[str, int]) -> tuple[int, int]:
     """-> its process, and how much this process holds already"""
+    what, size = piece
     if what == "user":
         raise UserError("mend it")
     if what == "bug":
@@ -28,33 +31,108 @@ def work(what: str, size: int = 0) -> tuple[int, int]:
 
 def test_what_a_child_keeps_goes_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(renewing, "MOST_GROWTH", 8 << 20)
-    renewed = Renewed(work)
-    found = [renewed("hold", 3 << 20) for _ in range(12)]
-    renewed.end()
-    pids = [pid for pid, _ in found]
+    monkeypatch.setattr(renewing, "LOOK_EVERY", 1)
+    with Workers(work, 2) as pool:
+        found = list(pool.map([("hold", 3 << 20)] * 24))
+    pids = {pid for pid, _ in found}
     assert os.getpid() not in pids and not held
-    assert 3 <= len(set(pids)) <= 6  # a few calls each: 3 MB at a time, up to 8 MB beyond the first
-    for pid in set(pids):
+    assert 5 <= len(pids) <= 8  # four calls each: 3 MB at a time, up to 8 MB beyond the first
+    for pid in pids:
         own = [kept >> 20 for one, kept in found if one == pid]
         assert own == [3 * i for i in range(len(own))]  # nothing of the one before
-    for pid in set(pids):
         assert not os.path.exists(f"/proc/{pid}")
 
 
-def test_errors_come_from_the_child_and_it_goes_on() -> None:
-    renewed = Renewed(work)
-    pid, _ = renewed("hold")
-    with pytest.raises(UserError, match="^mend it$"):
-        renewed("user")
-    with pytest.raises(KeyError) as caught:
-        renewed("bug")
-    assert "in work" in caught.value.__notes__[0]  # where it happened
-    assert renewed("hold")[0] == pid
-    renewed.end()
-    assert renewed("hold")[0] != pid  # a new one
-    renewed.end()
+def test_a_child_is_looked_at_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(renewing, "MOST_GROWTH", 1 << 20)
+    monkeypatch.setattr(renewing, "LOOK_EVERY", 5)
+    with Workers(work, 2) as pool:
+        found = list(pool.map([("hold", 3 << 20)] * 24))
+    counts = [sum(one == pid for one, _ in found) for pid in {pid for pid, _ in found}]
+    assert max(counts) == 6  # the first, and five more
+
+
+@pytest.mark.parametrize("what", ["user", "bug"])
+def test_errors_come_from_the_child_in_their_place(what: str) -> None:
+    with Workers(work, 2) as pool:
+        results = pool.map([("hold", 0)] * 5 + [(what, 0)] + [("hold", 0)] * 5)
+        pids = {next(results)[0] for _ in range(5)}
+        with pytest.raises(UserError if what == "user" else KeyError) as caught:
+            next(results)
+        assert str(caught.value) == ("mend it" if what == "user" else "'unknown'")
+        if what == "bug":
+            assert "in work" in caught.value.__notes__[0]  # where it happened
+        assert {pid for pid, _ in pool.map([("hold", 0)] * 20)} == pids  # both go on
 
 
 def test_a_child_that_is_killed_is_told_in_one_line() -> None:
     with Workers(work, 2) as pool, pytest.raises(UserError, match="a worker process was killed, perhaps for lack"):
-        list(pool.map(["hold"] * 5 + ["killed"] + ["hold"] * 5))
+        list(pool.map([("hold", 0)] * 5 + [("killed", 0)] + [("hold", 0)] * 5))
+
+
+def size_of(piece: tuple[int, bytes]) -> tuple[int, bytes]:
+    """What is as large as the piece, and too large for a pipe to hold."""
+    number, content = piece
+    return number, content[::-1]
+
+
+def test_large_pieces_and_large_results_pass_each_other() -> None:
+    large = [b"%d" % i + bytes(AHEAD_BYTES * (200 if i % 3 else 1)) for i in range(30)]
+    with Workers(size_of, 2) as pool:
+        assert list(pool.map(enumerate(large))) == [(i, content[::-1]) for i, content in enumerate(large)]
+
+
+def test_results_that_nobody_waits_for_do_not_come_later() -> None:
+    with Workers(size_of, 2) as pool:
+        for low in range(0, 60, 10):
+            pieces = [(i, b"x") for i in range(low, low + 10)]
+            results = pool.map(pieces)
+            assert [next(results)[0] for _ in range(3)] == [low, low + 1, low + 2]
+            results.close()  # with others on their way
+
+
+def sleeping(piece: tuple[Path, float]) -> int:
+    path, seconds = piece
+    path.write_text(str(os.getpid()))
+    time.sleep(seconds)
+    return os.getpid()
+
+
+def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
+    parent = os.fork()
+    if not parent:
+        with Workers(sleeping, 2) as pool:
+            for _ in pool.map([(tmp_path / str(i), 0.2) for i in range(1000)]):
+                pass
+        os._exit(0)
+    while len(list(tmp_path.iterdir())) < 4:
+        time.sleep(0.05)
+    os.kill(parent, signal.SIGKILL)
+    os.waitpid(parent, 0)
+    time.sleep(1)
+    count = len(list(tmp_path.iterdir()))
+    pids = {path.read_text() for path in tmp_path.iterdir()}
+    assert len(pids) == 2 and count < 10 and not any(os.path.exists(f"/proc/{pid}") for pid in pids)
+
+
+def test_growth_is_of_what_is_in_use() -> None:
+    growth = Growth()
+    assert allocated_bytes() is not None and not growth.exceeds(1 << 20)
+    kept = bytearray(8 << 20)
+    assert growth.exceeds(7 << 20) and not growth.exceeds(9 << 20)
+    del kept
+    assert not growth.exceeds(1 << 20)
+
+
+def test_what_is_free_between_what_is_in_use_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    freed = Freed()
+    freed.give_back()
+    before = private_bytes()
+    some = [bytes(60_000) for _ in range(1000)]  # each from the heap, below what is mapped by itself
+    kept = some[::50]
+    some.clear()
+    full = private_bytes()
+    freed.give_back()
+    after = private_bytes()
+    assert before and full and after and len(kept) == 20
+    assert full - before > 40_000_000 and after - before < 10_000_000

@@ -24,6 +24,20 @@ def places_of_few(mask: np.ndarray) -> np.ndarray:
     return np.concatenate([places[mask[places]], np.flatnonzero(mask[whole:]) + whole])
 
 
+def places_of_byte(text: bytes, byte: int, start: int = 0, stop: int | None = None) -> np.ndarray:
+    """Where a byte stands in text[start:stop], (N,) int64: few are found one by one, many all at once."""
+    stop = len(text) if stop is None else stop
+    places: list[int] = []
+    place = text.find(byte, start, stop)
+    while place >= 0:
+        places.append(place)
+        if len(places) > (stop - start) >> 11:
+            rest = np.frombuffer(text, np.uint8)[place + 1 : stop] == byte
+            return np.concatenate([np.array(places, np.int64), places_of_few(rest) + (place + 1)])
+        place = text.find(byte, place + 1, stop)
+    return np.array(places, np.int64)
+
+
 def slices(texts: Sequence[str], characters: int = 250_000) -> Iterator[list[str]]:
     """The texts, some at a time: what `tokenizers` makes of few stays in the processor's cache."""
     some: list[str] = []

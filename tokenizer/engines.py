@@ -26,7 +26,8 @@ from utils.messages import UserError
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
 Offsets = list[tuple[int, int]]
-Joined = tuple[np.ndarray, np.ndarray]  # ids of several texts in a row (tokens,) uint32; lengths (texts,) int64
+# Ids of several texts in a row, (tokens,) uint16 or uint32; their lengths, (texts,) int64.
+Joined = tuple[np.ndarray, np.ndarray]
 
 # Roles of a bare tokenizer.json, by the strings that everyone uses. Never a padding token that is really another one.
 WELL_KNOWN = {
@@ -113,6 +114,7 @@ class HuggingFaceEngine:
                 found += [(np.array(e.ids, np.uint32), _ends(e.offsets)) for e in encodings]
             return found
         ids, lengths = self.encode_joined(texts, None)
+        ids = ids.astype(np.uint32, copy=False)
         in_bytes = token_ends.ends_in_bytes(self._bytes_of_tokens[ids], lengths)
         found = []
         for text, row, bytes_ in zip(texts, rows(ids, lengths), rows(in_bytes, lengths), strict=True):

@@ -7,11 +7,10 @@ engine. And it is watched: a fixed set of odd texts and the first documents are 
 thousand after that.
 """
 
-import ctypes
 import importlib.metadata
 import json
+import mmap
 import re
-import sys
 import unicodedata
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -21,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from tokenizer import byte_level, differing
-from tokenizer.batches import places_of_few, rows
-from utils.memory import private_bytes
+from tokenizer.batches import places_of_byte, places_of_few, rows
+from utils import memory
 from utils.messages import UserError
 
 # Stands between the documents of a batch, as a special token of its own. Its first character is nowhere else in it, so
@@ -34,10 +33,12 @@ EVERY = 1000  # one document of so many is compared after that
 # long, so that one document in a thousand, compared whole, would cost a tenth of encoding all.
 COMPARED = 1_000
 # gigatoken keeps every word it has seen, without bound. It is built anew when memory has grown by so much since so many
-# tokens (by when all else that a process needs is there, and building, 0.15 s, has paid); where memory cannot be
-# measured, after so many: random words, the worst case, take 20 bytes a token, code and prose under 1.
+# tokens (by when all else that a process needs is there, and building, 0.15 s, has paid; then it is looked at after as
+# many more); where memory cannot be measured, after so many: random words, the worst case, take 20 bytes a token, code
+# and prose under 1.
 MOST_GROWTH = 24 << 20
 SETTLED, MOST_TOKENS_UNMEASURED = 3_000_000, 6_000_000
+RUN_BYTES = 1 << 20  # of texts that are encoded at once
 # Strings that the tokenizer finds in texts are looked for one by one.
 MOST_STRINGS = 16
 
@@ -120,8 +121,9 @@ class FastBPE:
         self._differing[differing.SURROGATES.start : differing.SURROGATES.stop] = False  # not to be met in UTF-8
         self._suspect = differing.beginnings(self._differing)
         # The first bytes with which its code points begin: few, and rare in most languages.
-        self._firsts = [bytes([first]) for first in np.unique(np.flatnonzero(self._suspect) >> 8).tolist()]
-        self._compared = 0
+        self._firsts = np.unique(np.flatnonzero(self._suspect) >> 8).tolist()
+        # How many documents were compared at start: one number for this process and those forked from it.
+        self._compared = np.frombuffer(mmap.mmap(-1, 8), np.int64)
         self._build()
         special = [token.content for token in added if token.special][:20]
         odd = [a + b + a for a in (*PIECES, *special) for b in (*PIECES, *special)]
@@ -131,20 +133,27 @@ class FastBPE:
                 self._compare(None, text, given)
 
     def encode(self, texts: Sequence[bytes], end: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Texts in UTF-8 -> (ids (tokens,) uint32, lengths (texts,) int64). end: an id to put after each text, counted
-        in its length.
+        """Texts in UTF-8 -> (ids (tokens,) uint16 or uint32, lengths (texts,) int64). end: an id to put after each
+        text, counted in its length.
 
-        Holds a copy of the texts meanwhile. Raises Difference where a comparison fails.
+        Raises Difference where a comparison fails.
         """
         chosen = _choice(texts)
-        if self._compared < FIRST:
-            chosen = range(min(FIRST - self._compared, len(texts)))
-            self._compared += len(chosen)
-        found = self._encode(texts, end, chosen)
+        if self._compared[0] < FIRST:
+            chosen = range(min(FIRST - int(self._compared[0]), len(texts)))
+            self._compared[0] += len(chosen)
+        parts = [
+            self._encode(texts[run.start : run.stop], end, [i - run.start for i in chosen if i in run], run.start)
+            for run in _runs(texts)
+        ]
         self._keep_small()
-        return found
+        ids, lengths = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return ids, lengths
 
-    def _encode(self, texts: Sequence[bytes], end: int | None, compared: range) -> tuple[np.ndarray, np.ndarray]:
+    def _encode(
+        self, texts: Sequence[bytes], end: int | None, compared: Iterable[int], first: int = 0
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """compared: which of the texts; first: number of the first one, for messages."""
         joined = SEPARATOR.join([*texts, b""])
         elsewhere = self._elsewhere(texts, joined)
         ids, ends = self._separated(_without(texts, elsewhere) if elsewhere else joined)
@@ -156,7 +165,7 @@ class FastBPE:
         starts = np.concatenate(([0], ends[:-1] + 1))
         for i in compared:
             if i not in elsewhere:
-                self._compare(i, texts[i].decode(), ids[starts[i] : ends[i]])
+                self._compare(first + i, texts[i].decode(), ids[starts[i] : ends[i]])
         if elsewhere:
             ids, ends = _spliced(ids, starts, ends, self._encode_pieces(elsewhere))
             starts = np.concatenate(([0], ends[:-1] + 1))
@@ -167,7 +176,8 @@ class FastBPE:
 
     def _separated(self, joined: bytes) -> tuple[np.ndarray, np.ndarray]:
         """Texts with a separator after each -> (their ids, a separator after each; where the separators are)"""
-        ids = self._engine.encode(joined)
+        # The separator's id is the largest that there is.
+        ids = self._engine.encode(joined).astype(np.uint16 if self._separator < 1 << 16 else np.uint32, copy=False)
         self._tokens += len(ids)
         return ids, places_of_few(ids == self._separator)
 
@@ -189,12 +199,12 @@ class FastBPE:
     def _with_differing(self, texts: Sequence[bytes], joined: bytes) -> list[int]:
         """Which texts hold a code point of the table."""
         letters = np.frombuffer(joined, np.uint8)
-        suspect = [np.empty(0, np.int64)]
+        suspect = []
         for first in self._firsts:
-            if first not in joined:
-                continue
-            places = places_of_few(letters == first[0])
-            suspect.append(places[self._suspect[first[0] << 8 | letters[places + 1].astype(np.uint16)]])
+            if len(places := places_of_byte(joined, first)):
+                suspect.append(places[self._suspect[first << 8 | letters[places + 1].astype(np.uint16)]])
+        if not any(map(len, suspect)):
+            return []
         ends = np.cumsum([len(text) + len(SEPARATOR) for text in texts])
         some = np.unique(np.searchsorted(ends, np.concatenate(suspect), "right")).tolist()
         return [i for i in some if self._differs(texts[i])]
@@ -245,25 +255,21 @@ class FastBPE:
 
     def _keep_small(self) -> None:
         """Build the engine anew where its memory of words has grown large."""
-        if self._tokens < SETTLED:
+        if self._tokens < self._next_look:
             return
-        resident = private_bytes()
-        if resident is None:
-            outgrown = self._tokens > MOST_TOKENS_UNMEASURED
-        else:
-            self._settled = resident if self._settled is None else self._settled
-            outgrown = resident - self._settled > MOST_GROWTH
-        if outgrown:
+        self._next_look = self._tokens + SETTLED
+        is_measured = memory.allocated_bytes() is not None
+        if self._growth.exceeds(MOST_GROWTH) if is_measured else self._tokens > MOST_TOKENS_UNMEASURED:
             self._build()
 
     def _build(self) -> None:
         import gigatoken
 
         self._engine: Any = None  # the old one goes before the new one comes, and its memory to the system
-        _trim()
+        memory.trim()
         self._engine = gigatoken.Tokenizer.from_json(self._content)
         self._tokens = 0
-        self._settled: int | None = None  # bytes of memory
+        self._growth, self._next_look = memory.Growth(), SETTLED
 
 
 def _looked_for(added: Iterable[Any]) -> list[str]:
@@ -316,16 +322,21 @@ def _without(texts: Sequence[bytes], left_out: Iterable[int]) -> bytes:
     return SEPARATOR.join(kept)
 
 
+def _runs(texts: Sequence[bytes]) -> list[range]:
+    """The texts, about RUN_BYTES at a time: what is made of a run on the way takes six times as much memory."""
+    ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)))
+    runs, start = [], 0
+    while start < len(texts):
+        before = int(ends[start - 1]) if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, before + RUN_BYTES, "right")))
+        runs.append(range(start, stop))
+        start = stop
+    return runs
+
+
 def _choice(texts: Sequence[bytes]) -> range:
     """Which texts of a batch are compared: by what the batch says, so that it is the same whenever it is encoded."""
     if not texts:
         return range(0)
     seed = b"%d %d %b" % (len(texts), sum(map(len, texts)), texts[0][:200])
     return range(zlib.crc32(seed) % EVERY, len(texts), EVERY)
-
-
-def _trim() -> None:
-    """Gives back to the system what has been freed, where the C library can."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:
-        trim(0)
