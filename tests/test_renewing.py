@@ -9,7 +9,7 @@ import pytest
 
 from corpus import renewing
 from corpus.workers import AHEAD_BYTES, Workers
-from utils.memory import Freed, Growth, allocated_bytes, private_bytes
+from utils.memory import Freed, Growth, allocated_bytes, private_bytes, trim
 from utils.messages import UserError
 
 held: list[bytearray] = []
@@ -124,7 +124,8 @@ def test_growth_is_of_what_is_in_use() -> None:
     assert not growth.exceeds(1 << 20)
 
 
-def test_what_is_free_between_what_is_in_use_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_free_between_what_is_in_use_is_given_back() -> None:
+    trim()
     freed = Freed()
     freed.give_back()
     before = private_bytes()

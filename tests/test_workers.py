@@ -71,3 +71,15 @@ def test_what_lies_in_a_slot_is_not_copied_and_what_is_too_large_is(monkeypatch:
     assert kept.tolist() == large.tolist()
     full = np.arange(512, dtype=np.int64)
     assert slots.put(0, full).sizes == [4096] and slots.put(0, [full, small[:1]]).sizes is None
+
+
+def test_what_few_results_need_of_a_slot_is_given_back() -> None:
+    slots = Slots(2)
+    for slot, size in ((0, handing_over.KEPT_BYTES), (1, handing_over.SLOT_BYTES)):
+        full = np.full(size, 7, np.uint8)
+        handed = slots.put(slot, full)
+        found = slots.get(slot, handed)
+        assert np.array_equal(found, full)
+        slots.free(slot, handed)
+        kept = np.frombuffer(slots.memory, np.uint8, size, slot * handing_over.SLOT_BYTES)
+        assert np.flatnonzero(kept == 7).tolist() == list(range(handing_over.KEPT_BYTES))

@@ -60,10 +60,13 @@ class Freed:
     """What has been freed, and lies between what is in use, where it cannot be used for all that is to come."""
 
     def __init__(self) -> None:
-        self.most = 0
+        self.most: int | None = None
 
     def give_back(self) -> None:
         """Gives it back to the system where it may be much: seldom, as it takes time to have it again."""
-        if (private_bytes() or 0) > self.most:
+        now = private_bytes() or 0
+        if self.most is None:  # a part of it is free already
+            self.most = now + MOST_FREED // 2
+        elif now > self.most:
             trim()
             self.most = (private_bytes() or 0) + MOST_FREED
