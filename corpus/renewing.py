@@ -12,7 +12,6 @@ import signal
 import traceback
 import warnings
 from collections.abc import Callable, Iterable
-from itertools import count
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -23,7 +22,6 @@ from utils.messages import UserError
 # By how much a child may grow after its first piece. The table in which gigatoken keeps words takes 15 MB for up to
 # 330,000 of them, which come in some 170 MB of code; then it takes twice as much, and on the way there both at once.
 MOST_GROWTH = 17 << 20
-LOOK_EVERY = 16  # pieces: to look takes a millisecond
 GROWN = 75  # a child's exit code: another one is to go on
 
 
@@ -79,7 +77,7 @@ def _serve(
 ) -> int:  # fmt: skip
     """-> 0: nobody is left at the other end; GROWN: this process has grown by more than so many bytes."""
     growth = Growth()
-    for number in count():
+    while True:
         try:
             message = io.BytesIO(connection.recv_bytes())
             slot, piece = pickle.load(message), pickle.load(message)
@@ -89,7 +87,7 @@ def _serve(
             return 0
         del piece
         gc.collect()
-        if most_growth is not None and number % LOOK_EVERY == 0 and growth.exceeds(most_growth):
+        if most_growth is not None and growth.exceeds(most_growth):
             return GROWN
 
 

@@ -453,7 +453,8 @@ def test_the_memory_of_words_is_bounded(small: dict[str, Any], monkeypatch: pyte
     check_same(fast, own, sample)
     assert built == []
     monkeypatch.setattr(fast_bpe, "SETTLED", 1000)
-    engine._next_look = 0
+    monkeypatch.setattr(memory, "private_bytes", lambda: next(occupied))
+    occupied = itertools.count(0, memory.LOOKED_AFTER)
     monkeypatch.setattr(memory, "allocated_bytes", lambda: 10**12)
     check_same(fast, own, sample, batch=100)
     assert built == []  # memory that others take is no reason to build it again
@@ -463,6 +464,7 @@ def test_the_memory_of_words_is_bounded(small: dict[str, Any], monkeypatch: pyte
     assert len(built) > 1
     built.clear()
     monkeypatch.setattr(memory, "allocated_bytes", lambda: None)
+    engine._growth = memory.Growth()
     monkeypatch.setattr(fast_bpe, "MOST_TOKENS_UNMEASURED", 20_000)
     check_same(fast, own, [*sample] * 3, batch=100)
     assert len(built) > 1 and min(built[1:]) > 20_000

@@ -9,6 +9,7 @@ import pytest
 
 from corpus import renewing
 from corpus.workers import AHEAD_BYTES, Workers
+from utils import memory
 from utils.memory import Freed, Growth, allocated_bytes, private_bytes, trim
 from utils.messages import UserError
 
@@ -31,7 +32,6 @@ def work(piece: tuple[str, int]) -> tuple[int, int]:
 
 def test_what_a_child_keeps_goes_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(renewing, "MOST_GROWTH", 8 << 20)
-    monkeypatch.setattr(renewing, "LOOK_EVERY", 1)
     with Workers(work, 2) as pool:
         found = list(pool.map([("hold", 3 << 20)] * 24))
     pids = {pid for pid, _ in found}
@@ -41,15 +41,6 @@ def test_what_a_child_keeps_goes_with_it(monkeypatch: pytest.MonkeyPatch) -> Non
         own = [kept >> 20 for one, kept in found if one == pid]
         assert own == [3 * i for i in range(len(own))]  # nothing of the one before
         assert not os.path.exists(f"/proc/{pid}")
-
-
-def test_a_child_is_looked_at_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(renewing, "MOST_GROWTH", 1 << 20)
-    monkeypatch.setattr(renewing, "LOOK_EVERY", 5)
-    with Workers(work, 2) as pool:
-        found = list(pool.map([("hold", 3 << 20)] * 24))
-    counts = [sum(one == pid for one, _ in found) for pid in {pid for pid, _ in found}]
-    assert max(counts) == 6  # the first, and five more
 
 
 @pytest.mark.parametrize("what", ["user", "bug"])
@@ -115,13 +106,29 @@ def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
     assert len(pids) == 2 and count < 10 and not any(os.path.exists(f"/proc/{pid}") for pid in pids)
 
 
-def test_growth_is_of_what_is_in_use() -> None:
+def test_growth_is_of_what_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "LOOKED_EVERY", 1)
     growth = Growth()
     assert allocated_bytes() is not None and not growth.exceeds(1 << 20)
-    kept = bytearray(8 << 20)
+    kept = bytearray(b"x" * (8 << 20))
     assert growth.exceeds(7 << 20) and not growth.exceeds(9 << 20)
     del kept
     assert not growth.exceeds(1 << 20)
+
+
+def test_what_is_in_use_is_looked_at_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+    megabytes = [100, 100.3, 100.4, 100.6, 101, 90, 90.3, 90.6, *[90] * 12]
+    occupied = iter([int(x * 2**20) for x in megabytes])
+    monkeypatch.setattr(memory, "private_bytes", lambda: next(occupied))
+    monkeypatch.setattr(memory, "allocated_bytes", lambda: looks.append(1) or 10)
+    growth, found = Growth(), []
+    for _ in megabytes:
+        before = len(looks)
+        growth.exceeds(1)
+        found.append(len(looks) - before)
+    # At first; where half a megabyte has come since the last look, or since there was least; and every 16th time.
+    assert found == [1, 0, 0, 1, 0, 0, 0, 1, *[0] * 8, 1, 0, 0, 0]
 
 
 def test_what_is_free_between_what_is_in_use_is_given_back() -> None:

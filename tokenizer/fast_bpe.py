@@ -33,9 +33,8 @@ EVERY = 1000  # one document of so many is compared after that
 # long, so that one document in a thousand, compared whole, would cost a tenth of encoding all.
 COMPARED = 1_000
 # gigatoken keeps every word it has seen, without bound. It is built anew when memory has grown by so much since so many
-# tokens (by when all else that a process needs is there, and building, 0.15 s, has paid; then it is looked at after as
-# many more); where memory cannot be measured, after so many: random words, the worst case, take 20 bytes a token, code
-# and prose under 1.
+# tokens (by when all else that a process needs is there, and building, 0.15 s, has paid); where memory cannot be
+# measured, after so many: random words, the worst case, take 20 bytes a token, code and prose under 1.
 MOST_GROWTH = 24 << 20
 SETTLED, MOST_TOKENS_UNMEASURED = 3_000_000, 6_000_000
 RUN_BYTES = 1 << 20  # of texts that are encoded at once
@@ -255,11 +254,9 @@ class FastBPE:
 
     def _keep_small(self) -> None:
         """Build the engine anew where its memory of words has grown large."""
-        if self._tokens < self._next_look:
+        if self._tokens < SETTLED:
             return
-        self._next_look = self._tokens + SETTLED
-        is_measured = memory.allocated_bytes() is not None
-        if self._growth.exceeds(MOST_GROWTH) if is_measured else self._tokens > MOST_TOKENS_UNMEASURED:
+        if self._growth.exceeds(MOST_GROWTH) or (self._growth.first is None and self._tokens > MOST_TOKENS_UNMEASURED):
             self._build()
 
     def _build(self) -> None:
@@ -269,7 +266,7 @@ class FastBPE:
         memory.trim()
         self._engine = gigatoken.Tokenizer.from_json(self._content)
         self._tokens = 0
-        self._growth, self._next_look = memory.Growth(), SETTLED
+        self._growth = memory.Growth()
 
 
 def _looked_for(added: Iterable[Any]) -> list[str]:
