@@ -5,6 +5,7 @@ Through a pipe a megabyte costs as much as reading it from JSON: it is copied fi
 
 import mmap
 import pickle
+from contextlib import suppress
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -53,7 +54,8 @@ class Slots:
         *_, end = _places(slot, handed.sizes or [])
         kept = slot * SLOT_BYTES + KEPT_BYTES
         if end > kept:
-            self.memory.madvise(mmap.MADV_REMOVE, kept, SLOT_BYTES - KEPT_BYTES)
+            with suppress(OSError):  # not every kernel can
+                self.memory.madvise(mmap.MADV_REMOVE, kept, SLOT_BYTES - KEPT_BYTES)
 
 
 def _places(slot: int, sizes: list[int]) -> list[int]:

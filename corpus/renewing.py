@@ -80,12 +80,16 @@ def _serve(
     while True:
         try:
             message = io.BytesIO(connection.recv_bytes())
-            slot, piece = pickle.load(message), pickle.load(message)
-            del message
-            connection.send_bytes(_answer(work, slots, slot, piece))
-        except (EOFError, ConnectionError):
+        except (EOFError, OSError):
             return 0
+        slot, piece = pickle.load(message), pickle.load(message)
+        del message
+        answer = _answer(work, slots, slot, piece)
         del piece
+        try:
+            connection.send_bytes(answer)
+        except OSError:
+            return 0
         gc.collect()
         if most_growth is not None and growth.exceeds(most_growth):
             return GROWN

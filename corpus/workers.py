@@ -28,12 +28,31 @@ AHEAD = 2  # pieces that a process has at once
 AHEAD_BYTES = 1 << 14
 
 
+class _Gone(Exception):
+    """A worker process is no more."""
+
+
 class _Worker:
     """A process, and the slots of the pieces that it has."""
 
     def __init__(self, process: ForkProcess | SpawnProcess, connection: Connection) -> None:
         self.process, self.connection = process, connection
         self.asked: deque[int] = deque()
+
+    def ask(self, slot: int, piece: bytes) -> None:
+        """Sends a pickled piece. Raises _Gone."""
+        self.asked.append(slot)
+        try:
+            self.connection.send_bytes(pickle.dumps(slot) + piece)
+        except OSError:
+            raise _Gone from None
+
+    def answer(self) -> tuple[int, tuple[Any, Exception | None]]:
+        """-> a slot; (what came of its piece, or an error). Raises _Gone."""
+        try:
+            return self.asked.popleft(), pickle.loads(self.connection.recv_bytes())
+        except (EOFError, OSError):
+            raise _Gone from None
 
 
 class Workers:
@@ -74,7 +93,7 @@ class Workers:
             self._start()
         try:
             yield from self._results(pieces)
-        except (EOFError, ConnectionError):
+        except _Gone:
             raise UserError(
                 "a worker process was killed, perhaps for lack of memory; set tokenize.num_workers lower and run the "
                 "same command again: it goes on where it stopped"
@@ -85,13 +104,13 @@ class Workers:
             self._receive()
         free, order = list(range(self.most)), deque[int]()
         done: dict[int, tuple[Any, Exception | None]] = {}  # by slot
-        piece = self._next(pieces)
+        pickled = map(pickle.dumps, pieces)
+        piece = next(pickled, None)
         while piece is not None or order:
             while piece is not None and free and (worker := self._ready(piece)):
                 order.append(free.pop())
-                worker.asked.append(order[-1])
-                worker.connection.send_bytes(pickle.dumps(order[-1]) + piece)
-                piece = self._next(pieces)
+                worker.ask(order[-1], piece)
+                piece = next(pickled, None)
             if order[0] not in done:
                 done |= self._receive()
                 continue
@@ -107,9 +126,6 @@ class Workers:
             free.append(order.popleft())
             done |= self._receive(0)
 
-    def _next(self, pieces: Iterator[Any]) -> bytes | None:
-        return next((pickle.dumps(piece) for piece in pieces), None)
-
     def _ready(self, piece: bytes) -> _Worker | None:
         """The worker that is to have a pickled piece now, if there is one."""
         least = min(self.workers, key=lambda worker: len(worker.asked))
@@ -117,12 +133,8 @@ class Workers:
 
     def _receive(self, timeout: float | None = None) -> dict[int, tuple[Any, Exception | None]]:
         """By slot what has come since: results and errors. timeout: None waits until there is something."""
-        of_connection = {worker.connection: worker for worker in self.workers if worker.asked}
-        came = {}
-        for connection in wait(list(of_connection), timeout):
-            assert isinstance(connection, Connection)
-            came[of_connection[connection].asked.popleft()] = pickle.loads(connection.recv_bytes())
-        return came
+        waiting: dict[Any, _Worker] = {worker.connection: worker for worker in self.workers if worker.asked}
+        return dict(waiting[connection].answer() for connection in wait(list(waiting), timeout))
 
     def _start(self) -> None:
         # Forked where that can be: a new interpreter takes a second to load what this one has loaded. The work

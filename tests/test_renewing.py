@@ -2,18 +2,22 @@
 
 import os
 import signal
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from corpus import renewing
+from corpus import renewing, workers
 from corpus.workers import AHEAD_BYTES, Workers
 from utils import memory
 from utils.memory import Freed, Growth, allocated_bytes, private_bytes, trim
 from utils.messages import UserError
 
 held: list[bytearray] = []
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="children and their memory are for Linux")
 
 
 def work(piece: tuple[str, int]) -> tuple[int, int]:
@@ -30,6 +34,7 @@ def work(piece: tuple[str, int]) -> tuple[int, int]:
     return os.getpid(), before
 
 
+@linux_only
 def test_what_a_child_keeps_goes_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(renewing, "MOST_GROWTH", 8 << 20)
     with Workers(work, 2) as pool:
@@ -61,6 +66,24 @@ def test_a_child_that_is_killed_is_told_in_one_line() -> None:
         list(pool.map([("hold", 0)] * 5 + [("killed", 0)] + [("hold", 0)] * 5))
 
 
+def unreadable(piece: int) -> int:
+    raise EOFError("the file ends too early")
+
+
+def test_an_error_of_the_work_is_no_process_that_was_killed() -> None:
+    with Workers(unreadable, 2) as pool, pytest.raises(EOFError, match="ends too early"):
+        list(pool.map(range(10)))
+
+
+def test_an_error_of_the_pieces_is_no_process_that_was_killed() -> None:
+    def pieces() -> Iterator[tuple[str, int]]:
+        yield from [("hold", 0)] * 5
+        raise EOFError("the file ends too early")
+
+    with Workers(work, 2) as pool, pytest.raises(EOFError, match="ends too early"):
+        list(pool.map(pieces()))
+
+
 def size_of(piece: tuple[int, bytes]) -> tuple[int, bytes]:
     """What is as large as the piece, and too large for a pipe to hold."""
     number, content = piece
@@ -82,6 +105,23 @@ def test_results_that_nobody_waits_for_do_not_come_later() -> None:
             results.close()  # with others on their way
 
 
+def test_where_there_is_no_fork_processes_are_spawned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "sys", SimpleNamespace(platform="darwin"))
+    with Workers(work, 2) as pool:
+        assert len({pid for pid, _ in pool.map([("hold", 0)] * 10)} - {os.getpid()}) == 2 and pool.slots is None
+        with pytest.raises(UserError, match="^mend it$"):
+            list(pool.map([("hold", 0), ("user", 0), ("hold", 0)]))
+        with pytest.raises(UserError, match="a worker process was killed"):
+            list(pool.map([("hold", 0), ("killed", 0), ("hold", 0)]))
+
+
+def test_spawned_processes_pass_large_pieces_and_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "sys", SimpleNamespace(platform="darwin"))
+    large = [b"%d" % i + bytes(1 << 20) for i in range(9)]
+    with Workers(size_of, 2) as pool:
+        assert list(pool.map(enumerate(large))) == [(i, content[::-1]) for i, content in enumerate(large)]
+
+
 def sleeping(piece: tuple[Path, float]) -> int:
     path, seconds = piece
     path.write_text(str(os.getpid()))
@@ -89,6 +129,7 @@ def sleeping(piece: tuple[Path, float]) -> int:
     return os.getpid()
 
 
+@linux_only
 def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
     parent = os.fork()
     if not parent:
@@ -106,6 +147,7 @@ def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
     assert len(pids) == 2 and count < 10 and not any(os.path.exists(f"/proc/{pid}") for pid in pids)
 
 
+@linux_only
 def test_growth_is_of_what_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "LOOKED_EVERY", 1)
     growth = Growth()
@@ -131,6 +173,7 @@ def test_what_is_in_use_is_looked_at_seldom(monkeypatch: pytest.MonkeyPatch) -> 
     assert found == [1, 0, 0, 1, 0, 0, 0, 1, *[0] * 8, 1, 0, 0, 0]
 
 
+@linux_only
 def test_what_is_free_between_what_is_in_use_is_given_back() -> None:
     trim()
     freed = Freed()
