@@ -19,9 +19,9 @@ from corpus.handing_over import Slots
 from utils.memory import Growth
 from utils.messages import UserError
 
-# By how much a child may grow after its first piece. The table in which gigatoken keeps words takes 15 MB for up to
-# 330,000 of them, which come in some 170 MB of code; then it takes twice as much, and on the way there both at once.
-MOST_GROWTH = 17 << 20
+# By how much a child may grow. The table in which gigatoken keeps words takes 15 MB for up to 330,000 of them, which
+# come in some 170 MB of code; then it takes twice as much, and on the way there both at once.
+MOST_GROWTH = 17_500_000
 GROWN = 75  # a child's exit code: another one is to go on
 
 

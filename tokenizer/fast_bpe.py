@@ -256,6 +256,7 @@ class FastBPE:
         """Build the engine anew where its memory of words has grown large."""
         if self._tokens < SETTLED:
             return
+        self._growth = self._growth or memory.Growth()
         if self._growth.exceeds(MOST_GROWTH) or (self._growth.first is None and self._tokens > MOST_TOKENS_UNMEASURED):
             self._build()
 
@@ -266,7 +267,7 @@ class FastBPE:
         memory.trim()
         self._engine = gigatoken.Tokenizer.from_json(self._content)
         self._tokens = 0
-        self._growth = memory.Growth()
+        self._growth: memory.Growth | None = None
 
 
 def _looked_for(added: Iterable[Any]) -> list[str]:

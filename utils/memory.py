@@ -9,7 +9,7 @@ from typing import Any
 MOST_FREED = 18 << 20  # bytes that a process keeps although they are free; tokenising uses 12 MB again and again
 # What is in use is looked at when a process occupies so much more, which is told at once, or was asked so often: to
 # tell it, the C library walks through all that is free, a millisecond long.
-LOOKED_AFTER, LOOKED_EVERY = 1 << 19, 16
+LOOKED_AFTER, LOOKED_EVERY = 1 << 22, 16
 
 _C = ctypes.CDLL(None) if sys.platform == "linux" else None
 
@@ -47,24 +47,24 @@ def trim() -> None:
 
 
 class Growth:
-    """How much more than at the first look is in use."""
+    """How much more than at the beginning is in use."""
 
     def __init__(self) -> None:
-        self.first: int | None = None
-        self.next_look = self.asked = 0
+        self.first = allocated_bytes()
+        self.next_look = (private_bytes() or 0) + LOOKED_AFTER
+        self.asked = 0
 
     def exceeds(self, most: int) -> bool:
-        """Whether that is more than `most` bytes; False where nobody knows."""
+        """Whether that will be more than `most` bytes the next time that this is asked, if it grows as it did so far;
+        False where nobody knows."""
         occupied = private_bytes() or 0
         self.next_look = min(self.next_look, occupied + LOOKED_AFTER)
-        is_due = self.asked % LOOKED_EVERY == 0
         self.asked += 1
-        if not is_due and occupied < self.next_look:
+        if self.first is None or (self.asked % LOOKED_EVERY and occupied < self.next_look):
             return False
         self.next_look = occupied + LOOKED_AFTER
         now = allocated_bytes()
-        self.first = now if self.first is None else self.first
-        return now is not None and self.first is not None and now - self.first > most
+        return now is not None and (now - self.first) * (1 + 1 / self.asked) > most
 
 
 class Freed:
