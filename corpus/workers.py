@@ -105,12 +105,12 @@ class Workers:
         free, order = list(range(self.most)), deque[int]()
         done: dict[int, tuple[Any, Exception | None]] = {}  # by slot
         pickled = map(pickle.dumps, pieces)
-        piece = next(pickled, None)
-        while piece is not None or order:
-            while piece is not None and free and (worker := self._ready(piece)):
+        todo = deque(islice(pickled, self.number + 1))
+        while todo or order:
+            while todo and free and (worker := self._ready(todo[0], len(todo) <= self.number)):
                 order.append(free.pop())
-                worker.ask(order[-1], piece)
-                piece = next(pickled, None)
+                worker.ask(order[-1], todo.popleft())
+                todo.extend(islice(pickled, 1))
             if order[0] not in done:
                 done |= self._receive()
                 continue
@@ -126,10 +126,10 @@ class Workers:
             free.append(order.popleft())
             done |= self._receive(0)
 
-    def _ready(self, piece: bytes) -> _Worker | None:
-        """The worker that is to have a pickled piece now, if there is one."""
+    def _ready(self, piece: bytes, is_last: bool) -> _Worker | None:
+        """The worker that is to have a pickled piece now, if there is one. The last ones are for who is ready first."""
         least = min(self.workers, key=lambda worker: len(worker.asked))
-        return least if len(least.asked) < (self.ahead if len(piece) <= AHEAD_BYTES else 1) else None
+        return least if len(least.asked) < (1 if is_last or len(piece) > AHEAD_BYTES else self.ahead) else None
 
     def _receive(self, timeout: float | None = None) -> dict[int, tuple[Any, Exception | None]]:
         """By slot what has come since: results and errors. timeout: None waits until there is something."""

@@ -96,6 +96,18 @@ def test_large_pieces_and_large_results_pass_each_other() -> None:
         assert list(pool.map(enumerate(large))) == [(i, content[::-1]) for i, content in enumerate(large)]
 
 
+def slow_at_first(piece: int) -> int:
+    time.sleep(0.5 if piece == 0 else 0.01)
+    return os.getpid()
+
+
+def test_the_last_pieces_wait_for_nobody() -> None:
+    with Workers(slow_at_first, 2) as pool:
+        first, second, third, fourth = pool.map(range(4))
+        assert first not in (third, fourth)  # the one that is busy got none of those that came last
+        assert second == third == fourth
+
+
 def test_results_that_nobody_waits_for_do_not_come_later() -> None:
     with Workers(size_of, 2) as pool:
         for low in range(0, 60, 10):
