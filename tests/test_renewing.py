@@ -37,6 +37,7 @@ def work(piece: tuple[str, int]) -> tuple[int, int]:
 @linux_only
 def test_what_a_child_keeps_goes_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(renewing, "MOST_GROWTH", 8 << 20)
+    monkeypatch.setattr(memory, "LOOKED_EVERY", 1)
     with Workers(work, 2) as pool:
         found = list(pool.map([("hold", 3 << 20)] * 24))
     pids = {pid for pid, _ in found}
@@ -97,7 +98,7 @@ def test_large_pieces_and_large_results_pass_each_other() -> None:
 
 
 def slow_at_first(piece: int) -> int:
-    time.sleep(0.5 if piece == 0 else 0.01)
+    time.sleep(1.5 if piece == 0 else 0.01)
     return os.getpid()
 
 
