@@ -72,9 +72,7 @@ def _prepare() -> None:
     gc.disable()
 
 
-def _serve(
-    work: Callable[[Any], Any], slots: Slots | None, connection: Connection, most_growth: int | None
-) -> int:  # fmt: skip
+def _serve(work: Callable[[Any], Any], slots: Slots | None, connection: Connection, most_growth: int | None) -> int:
     """-> 0: nobody is left at the other end; GROWN: this process has grown by more than so many bytes."""
     growth = Growth()
     while True:

@@ -152,9 +152,7 @@ class Workers:
         process: ForkProcess | SpawnProcess
         if sys.platform == "linux":
             others = [*(worker.connection for worker in self.workers), ours]  # which are open there too
-            process = ForkContext().Process(
-                target=serve_in_children, args=(self.work, self.slots, theirs, others)
-            )  # fmt: skip
+            process = ForkContext().Process(target=serve_in_children, args=(self.work, self.slots, theirs, others))
         else:
             process = SpawnContext().Process(target=serve_spawned, args=(self.work, theirs))
         with warnings.catch_warnings():

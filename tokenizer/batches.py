@@ -24,17 +24,16 @@ def places_of_few(mask: np.ndarray) -> np.ndarray:
     return np.concatenate([places[mask[places]], np.flatnonzero(mask[whole:]) + whole])
 
 
-def places_of_byte(text: bytes, byte: int, start: int = 0, stop: int | None = None) -> np.ndarray:
-    """Where a byte stands in text[start:stop], (N,) int64: few are found one by one, many all at once."""
-    stop = len(text) if stop is None else stop
+def places_of_byte(text: bytes, byte: int) -> np.ndarray:
+    """Where a byte stands, (N,) int64: few are found one by one, many all at once."""
     places: list[int] = []
-    place = text.find(byte, start, stop)
+    place = text.find(byte)
     while place >= 0:
         places.append(place)
-        if len(places) > (stop - start) >> 11:
-            rest = np.frombuffer(text, np.uint8)[place + 1 : stop] == byte
+        if len(places) > len(text) >> 11:
+            rest = np.frombuffer(text, np.uint8)[place + 1 :] == byte
             return np.concatenate([np.array(places, np.int64), places_of_few(rest) + (place + 1)])
-        place = text.find(byte, place + 1, stop)
+        place = text.find(byte, place + 1)
     return np.array(places, np.int64)
 
 
