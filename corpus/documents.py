@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from configs.places import dataset_name
 from configs.schema import Config
 from corpus import synthetic
@@ -86,7 +88,7 @@ class Columns(NamedTuple):
 
     fields: dict[str, list[Any]]
     encoded: list[list[bytes]]  # the same in UTF-8, in the order of the fields
-    n_bytes: list[int]  # of each row's text
+    n_bytes: np.ndarray  # (rows,) int64: of each row's text
     bad: dict[int, Bad | None]  # by row, why there is no document; None where there is no row
 
 
@@ -126,10 +128,9 @@ class Reader:
             texts, apart = _encoded(column, name in self.fields.needed)
             encoded.append(texts)
             odd |= apart
-        sizes = [list(map(len, texts)) for texts in encoded]
-        n_bytes = sizes[0] if len(sizes) == 1 else list(map(sum, zip(*sizes, strict=True)))
-        if max(n_bytes, default=0) > self.longest:
-            odd.update(i for i, size in enumerate(n_bytes) if size > self.longest)
+        sizes = [np.fromiter(map(len, texts), np.int64, len(texts)) for texts in encoded]
+        n_bytes = sizes[0] if len(sizes) == 1 else np.sum(sizes, axis=0)
+        odd.update(np.flatnonzero(n_bytes > self.longest).tolist())
         bad: dict[int, Bad | None] = {}
         for i in sorted(odd):
             row = block.row(i)

@@ -13,6 +13,7 @@ import numpy as np
 from configs.schema import Config
 from corpus.measuring import measured
 from corpus.shards import Skipped, Tokens, dtype_for
+from tokenizer.batches import Utf8, utf8_of
 from tokenizer.fast_bpe import Difference
 from tokenizer.tokenizer import Tokenizer
 from utils.messages import UserError
@@ -24,9 +25,9 @@ NO_CHAT = "refused by the chat template"
 class Documents(NamedTuple):
     """Documents on their way, by columns."""
 
-    addresses: Sequence[int]  # where each stands in its source; increasing
+    addresses: np.ndarray  # (documents,) int64: where each stands in its source; increasing
     fields: dict[str, list[Any]]  # by name, what each says
-    n_bytes: Sequence[int]  # UTF-8 bytes of all its text
+    n_bytes: np.ndarray  # (documents,) int64: UTF-8 bytes of all its text
     encoded: list[bytes] | None = None  # of those with one field, a text: the same in UTF-8, where that is known
 
 
@@ -42,9 +43,9 @@ def in_columns(pieces: Sequence[Piece]) -> Documents:
     """Documents one by one as columns."""
     names = pieces[0].fields if pieces else {}
     return Documents(
-        [piece.address for piece in pieces],
+        np.array([piece.address for piece in pieces], np.int64),
         {name: [piece.fields[name] for piece in pieces] for name in names},
-        [piece.n_bytes for piece in pieces],
+        np.array([piece.n_bytes for piece in pieces], np.int64),
     )
 
 
@@ -126,15 +127,15 @@ class Encoder:
                 tokens, scored = self._whole_texts(documents)
             else:
                 kept, prepared, skipped = self._prepared(documents, where)
-                scored = [text.encode() for _, text in prepared]
+                scored = utf8_of(text for _, text in prepared)
                 tokens = self._messages(prepared) if self.layout.kind == "messages" else self._prompt_response(prepared)
         except Difference as difference:
             if difference.index is None:
                 raise
-            raise UserError(f"{where(kept.addresses[difference.index])}: {difference}") from None
+            raise UserError(f"{where(int(kept.addresses[difference.index]))}: {difference}") from None
         tokens = tokens._replace(
-            addresses=np.array(kept.addresses, np.int64),
-            n_bytes=np.array(kept.n_bytes, np.int64),
+            addresses=kept.addresses,
+            n_bytes=kept.n_bytes,
             text=measured(scored),
             skipped=tuple(skipped),
         )
@@ -145,19 +146,20 @@ class Encoder:
                 )
         return tokens.as_type(self.dtype)
 
-    def _whole_texts(self, documents: Documents) -> tuple[Tokens, list[bytes]]:
+    def _whole_texts(self, documents: Documents) -> tuple[Tokens, Utf8]:
         """-> tokens of texts or of pairs, and what is scored of them, in UTF-8"""
         before, fields = self.layout.prepend, documents.fields
         if self.layout.kind == "pairs":
             targets = fields.get("target", [])
-            scored = [text.encode() for text in targets]
+            scored = utf8_of(targets)
             target = self._whole(targets, scored)
             source = self._whole([before + text for text in fields.get("source", [])])
             return source._replace(target_tokens=target.tokens, target_lengths=target.lengths), scored
         texts = fields.get("text", [])
-        scored = [text.encode() for text in texts] if documents.encoded is None else documents.encoded
         if before:
-            texts, scored = [before + text for text in texts], [before.encode() + text for text in scored]
+            texts = [before + text for text in texts]
+        is_known = documents.encoded is not None and not before
+        scored = Utf8(documents.encoded, documents.n_bytes) if is_known else utf8_of(texts)
         return self._whole(texts, scored), scored
 
     def _prepared(
@@ -166,7 +168,9 @@ class Encoder:
         """-> the documents that can be used; of each what is not scored (of a chat: ids and spans), and what is, as
         text; those that cannot be used"""
         usable, prepared, skipped = [], [], []
-        for i, (address, n_bytes) in enumerate(zip(documents.addresses, documents.n_bytes, strict=True)):
+        for i, (address, n_bytes) in enumerate(
+            zip(documents.addresses.tolist(), documents.n_bytes.tolist(), strict=True)
+        ):
             fields = {name: values[i] for name, values in documents.fields.items()}
             try:
                 is_chat = self.layout.kind == "messages"
@@ -197,8 +201,8 @@ class Encoder:
             raise UserError(f"{where(address)}: {reason}; tokenize.bad_documents=skip leaves such documents out")
         return reason
 
-    def _whole(self, texts: list[str], encoded: list[bytes] | None = None) -> Tokens:
-        return _run(*self.tokenizer.encode_joined(texts, int(self.end[0]) if len(self.end) else None, encoded))
+    def _whole(self, texts: list[str], utf8: Utf8 | None = None) -> Tokens:
+        return _run(*self.tokenizer.encode_joined(texts, int(self.end[0]) if len(self.end) else None, utf8))
 
     def _prompt_response(self, texts: list[tuple[str, str]]) -> Tokens:
         """Encoded as one text and divided after: a token across the border belongs to the response."""

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from xxhash import xxh3_128, xxh3_128_hexdigest
 
-from corpus import reading, tables
+from corpus import json_lines, reading, tables
 from corpus.fields import OF_KIND
 from corpus.files import COMPRESSED, ESCAPED, Row, TextUnit, kind_of
 from corpus.splitting import place_of, places_from
@@ -162,8 +162,7 @@ class FileSource(Source):
         if piece.reader in ("lines", "json"):
             lines, read = self._lines(piece, number)
             row = self._row_of_lines(piece, number, lines)
-            texts = reading.json_texts if piece.reader == "json" else reading.line_texts
-            return Block(texts(lines, names), row, xxh3_128_hexdigest(read))
+            return Block(_texts(lines, piece.reader, names), row, xxh3_128_hexdigest(read))
         first = piece.ends[number - 1] if number else 0
         columns = None
         if piece.reader == "parquet":
@@ -178,17 +177,17 @@ class FileSource(Source):
             self.digest(unit),
         )  # fmt: skip
 
-    def _lines(self, piece: Piece, number: int) -> tuple[list[bytes | None], memoryview]:
+    def _lines(self, piece: Piece, number: int) -> tuple[reading.Lines, memoryview]:
         longest = self.longest * (ESCAPED if piece.reader == "json" else 1)
         return reading.block_lines(piece.paths[0], *_bytes_of(piece, number), longest)
 
-    def _row_of_lines(self, piece: Piece, number: int, lines: list[bytes | None]) -> Callable[[int], Row | None]:
+    def _row_of_lines(self, piece: Piece, number: int, lines: reading.Lines) -> Callable[[int], Row | None]:
         def row(i: int) -> Row | None:
-            line = lines[i]
+            line = lines.each[i]
             content = None if line is None else reading.without_end(line)
             if piece.reader == "lines":
                 return reading.text_row(content)
-            return reading.json_row(content, "", number == i == 0)
+            return json_lines.json_row(content, "", number == i == 0)
 
         return row
 
@@ -196,7 +195,7 @@ class FileSource(Source):
         path = piece.paths[0]
         if piece.reader in ("lines", "json"):
             lines, _ = self._lines(piece, number)
-            return enumerate(map(self._row_of_lines(piece, number, lines), range(len(lines))))
+            return enumerate(map(self._row_of_lines(piece, number, lines), range(len(lines.each))))
         first = piece.ends[number - 1] if number else 0
         if piece.reader == "parquet":
             return enumerate(tables.parquet_group_rows(path, number, first))
@@ -249,6 +248,14 @@ class FileSource(Source):
         return sha256_json([
             [kind_of(path), path.stat().st_size] for piece in self.pieces for path in piece.paths
         ])  # fmt: skip
+
+
+def _texts(lines: reading.Lines, reader: Reader, names: Sequence[str]) -> list[list[Any]]:
+    """Columns of some lines, as `Block` has them."""
+    if reader == "lines":
+        return reading.line_texts(lines.each, names)
+    together = None if lines.together is None else json_lines.json_texts_at_once(lines.together, names)
+    return json_lines.json_texts(lines.each, names) if together is None else together
 
 
 def _bytes_of(piece: Piece, number: int) -> tuple[int, int]:

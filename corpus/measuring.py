@@ -4,11 +4,9 @@ Where words begin and where lines end is a bit for each byte of all texts in a r
 is in between stays in the processor's cache; the counts of a text are those up to its end less those up to its start.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from tokenizer.batches import places_of_byte
+from tokenizer.batches import Utf8, places_of_byte
 
 BLOCK = 1 << 18  # bytes; a multiple of 64
 _NEWLINE = ord("\n")
@@ -25,21 +23,21 @@ for _space in (0x1680, *range(0x2000, 0x200B), 0x2028, 0x2029, 0x202F, 0x205F, 0
     _OTHERS[int.from_bytes(chr(_space).encode()) - (_THREE_BYTES[0] << 16)] = True
 
 
-def measured(encoded: Sequence[bytes]) -> np.ndarray:
-    """Texts in UTF-8 -> (texts, 3) int64: bytes, words as `str.split` finds them, and lines.
+def measured(utf8: Utf8) -> np.ndarray:
+    """-> (texts, 3) int64: bytes, words as `str.split` finds them, and lines.
 
     A last line without its end is a line too, so an empty text is one empty line.
     """
-    joined = b"\n".join([*encoded, b""])  # a space, so that each text begins a word of its own
+    joined = b"\n".join([*utf8.texts, b""])  # a space, so that each text begins a word of its own
     letters = np.frombuffer(joined, np.uint8)
     space, newline = _bits(joined, letters)
     before = space << _ONE  # whether the byte before is one
     before[1:] |= space[:-1] >> _LAST
     before[:1] |= _ONE
-    sizes = np.fromiter(map(len, encoded), np.int64, len(encoded))
+    sizes = utf8.sizes
     ends = np.cumsum(sizes + 1) - 1
     words, lines = (_set_between(bits, ends - sizes, ends) for bits in (before & ~space, newline))
-    is_open = np.ones(len(encoded), bool)
+    is_open = np.ones(len(sizes), bool)
     is_open[sizes > 0] = letters[ends[sizes > 0] - 1] != _NEWLINE
     return np.stack([sizes, words, lines + is_open], 1)
 

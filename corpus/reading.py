@@ -7,24 +7,19 @@ Text is UTF-8; a byte-order mark at the start of a file and the \\r of Windows l
 """
 
 import io
-import json
 from collections.abc import Iterator, Sequence
-from operator import itemgetter
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-try:
-    import orjson
-except ImportError:  # an extra of requirements-fast.txt
-    orjson = None
-
 from corpus.files import BOM, ESCAPED, Row, TextUnit, damage, kind_of, opened
+from corpus.json_lines import json_row
 from corpus.tables import arrow_rows, parquet_rows, separated_rows
 from utils.files import shown
 from utils.messages import UserError
 
 LINE_BYTES = 1 << 16  # beyond a block, in which its last line ends if that is no longer
-_EXACT = (str, int, bool, type(None))
 
 
 def rows_of(path: Path, text_unit: TextUnit, longest: int) -> Iterator[Row]:
@@ -160,71 +155,6 @@ def _json_rows(path: Path, longest: int) -> Iterator[Row]:
             yield row
 
 
-def json_row(raw: bytes | None, where: str = "", is_first: bool = False) -> Row | None:
-    """The row of a line of JSON; None where the line is blank. is_first: of its file."""
-    if raw is None:
-        return Row(where, None, "too long")
-    try:
-        record = _parsed(raw)
-    except UnicodeDecodeError as problem:
-        return Row(where, None, "not UTF-8", f"byte {raw[problem.start]:#04x}")
-    except (ValueError, RecursionError) as problem:
-        if not raw.strip():
-            return None
-        array = is_first and raw.lstrip().startswith(b"[")
-        advice = "; the file is one array: write an object a line" if array else ""
-        return Row(where, None, "not JSON", f"{problem}{advice}")
-    if isinstance(record, dict):
-        return Row(where, record)
-    return Row(where, None, "not JSON", f"a line is an object, not {type(record).__name__}")
-
-
-def _parsed(raw: bytes) -> Any:
-    """What json.loads makes of a line; sooner where orjson is installed."""
-    if orjson is not None:
-        try:
-            record = orjson.loads(raw)
-        except orjson.JSONDecodeError:  # it is stricter: json has the last word
-            return _read_by_json(raw)
-        if _is_exact(record):
-            return record
-    return _read_by_json(raw)
-
-
-def _read_by_json(raw: bytes) -> Any:
-    return json.loads(raw.decode())
-
-
-def _is_exact(value: Any) -> bool:
-    """Whether json reads the same. orjson makes floats of whole numbers beyond 64 bits, and of -0."""
-    if type(value) is float:
-        return 0 < abs(value) < 2**63
-    if type(value) is dict:
-        return all(type(one) in _EXACT or _is_exact(one) for one in value.values())
-    if type(value) is list:
-        return all(type(one) in _EXACT or _is_exact(one) for one in value)
-    return type(value) in _EXACT
-
-
-def json_texts(lines: Sequence[bytes | None], names: Sequence[str]) -> list[list[Any]]:
-    """Lines of JSON -> for each name what each record has of it, if that is text; else anything: see json_row.
-
-    Text is the same from orjson and from json, whatever stands beside it."""
-    pick = itemgetter(*names)
-    loads = _read_by_json if orjson is None else orjson.loads
-    values: list[Any] = []
-    add = values.append
-    for line in lines:
-        try:
-            add(pick(loads(line)))  # type: ignore[arg-type]
-        except (LookupError, TypeError, ValueError, RecursionError):
-            add(None)
-    if len(names) == 1:
-        return [values]
-    nothing = (None,) * len(names)
-    return [list(column) for column in zip(*(value or nothing for value in values), strict=True)] or [[] for _ in names]
-
-
 def line_texts(lines: Sequence[bytes | None], names: Sequence[str]) -> list[list[Any]]:
     """The same of lines of text, whose one field is "text"."""
 
@@ -238,9 +168,35 @@ def line_texts(lines: Sequence[bytes | None], names: Sequence[str]) -> list[list
     return [texts if name == "text" else [None] * len(lines) for name in names]
 
 
-def block_lines(path: Path, start: int, stop: int, longest: int) -> tuple[list[bytes | None], memoryview]:
-    """-> the lines that begin in the bytes start, …, stop - 1 of a file, with their ends, None for one too long; and
-    those bytes."""
+@dataclass
+class Lines:
+    """Lines that follow one another in a file, with their ends."""
+
+    data: bytes
+    start: int  # of the first one in data,
+    stop: int  # and where the last one ends
+    longest: int  # bytes of a line without its end
+
+    @property
+    def together(self) -> memoryview | None:
+        """All of them; None where one may be too long."""
+        return memoryview(self.data)[self.start : self.stop] if self.stop - self.start <= self.longest else None
+
+    @cached_property
+    def each(self) -> list[bytes | None]:
+        """One by one; None for one that is too long."""
+        if self.start == self.stop:
+            return []
+        stream = io.BytesIO(self.data)
+        stream.seek(self.start)
+        lines: list[bytes | None] = stream.readlines(self.stop - self.start)  # type: ignore[assignment]
+        if max(map(len, lines), default=0) > self.longest:  # type: ignore[arg-type]
+            lines = [line if len(without_end(line)) <= self.longest else None for line in lines]  # type: ignore[arg-type]
+        return lines
+
+
+def block_lines(path: Path, start: int, stop: int, longest: int) -> tuple[Lines, memoryview]:
+    """-> the lines that begin in the bytes start, …, stop - 1 of a file; and those bytes."""
     begin = max(0, start - 1)
     with damage(path), open(path, "rb") as file:
         file.seek(begin)
@@ -250,16 +206,13 @@ def block_lines(path: Path, start: int, stop: int, longest: int) -> tuple[list[b
         # Unless the byte before is a line's end, the first bytes belong to a line that began earlier.
         first = data.find(b"\n", 0, size) + 1 if start else len(BOM) * data.startswith(BOM)
         if first == size or (start and not first):
-            return [], own
-        stream = io.BytesIO(data)
-        stream.seek(first)
-        lines: list[bytes | None] = stream.readlines(size - first)  # type: ignore[assignment]
-        last: bytes = lines[-1]  # type: ignore[assignment]
-        if not last.endswith(b"\n"):  # of one that is too long no more is read than tells that
-            lines[-1] = last + file.readline(max(0, longest + len(b"\r\n") + 1 - len(last)))
-    if max(map(len, lines), default=0) > longest:  # type: ignore[arg-type]
-        lines = [line if len(without_end(line)) <= longest else None for line in lines]  # type: ignore[arg-type]
-    return lines, own
+            return Lines(b"", 0, 0, longest), own
+        end = data.find(b"\n", size - 1) + 1
+        if not end:  # of a line that is too long no more is read than tells that
+            last = len(data) - max(first, data.rfind(b"\n") + 1)
+            data = data[first:] + file.readline(max(0, longest + len(b"\r\n") + 1 - last))
+            first, end = 0, len(data)
+    return Lines(data, first, end, longest), own
 
 
 def without_end(line: bytes) -> bytes:

@@ -4,9 +4,11 @@ A small unit is read where it is encoded: what travels between processes is its 
 one, or one that only one process can read, the main process reads some rows at a time.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
+
+import numpy as np
 
 from corpus.documents import Bad, Columns, Reader
 from corpus.encoding import Documents, Encoder, Piece, in_columns
@@ -112,30 +114,31 @@ def divided(columns: Columns, source: Source, unit: int, since: dict[str, int]) 
     """The rows of a unit -> what each split has of them."""
     rows, begin = len(columns.n_bytes), address_of(unit)
     shares = _shares(source, since)
-    places = None if _whole(shares) else source.places(unit, rows)
+    places = None if _whole(shares) else np.array(source.places(unit, rows))
     read = {}
     for split, low, high, first in shares:
-        own: Sequence[int] = range(max(0, first - begin), rows)
+        kept = np.arange(max(0, first - begin), rows)
         if places is not None:
-            own = [i for i in own if low <= places[i] < high]
-        kept = [i for i in own if i not in columns.bad] if columns.bad else own
-        bad = ((i, columns.bad[i]) for i in own if i in columns.bad) if columns.bad else ()
-        skipped = [Skipped(begin + i, *why, 0) for i, why in bad if why is not None]
-        if kept or skipped:
+            kept = kept[(low <= places[kept]) & (places[kept] < high)]
+        skipped = []
+        if columns.bad:
+            bad = ((i, columns.bad[i]) for i in kept.tolist() if i in columns.bad)
+            skipped = [Skipped(begin + i, *why, 0) for i, why in bad if why is not None]
+            kept = kept[~np.isin(kept, list(columns.bad))]
+        if len(kept) or skipped:
             encoded = columns.encoded[0] if len(columns.encoded) == 1 else None
             fields = {name: _chosen(values, kept) for name, values in columns.fields.items()}
             read[split] = Read(
                 Documents(
-                    [begin + i for i in kept], fields, _chosen(columns.n_bytes, kept),
-                    None if encoded is None else _chosen(encoded, kept),
+                    begin + kept, fields, columns.n_bytes[kept], None if encoded is None else _chosen(encoded, kept)
                 ),
                 skipped,
-            )  # fmt: skip
+            )
     return read
 
 
-def _chosen(values: list, rows: Sequence[int]) -> list:
-    return values if len(values) == len(rows) else [values[i] for i in rows]
+def _chosen(values: list, rows: np.ndarray) -> list:
+    return values if len(values) == len(rows) else [values[i] for i in rows.tolist()]
 
 
 def _shares(source: Source, since: dict[str, int]) -> list[tuple[str, float, float, int]]:

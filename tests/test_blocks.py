@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from configs.schema import Config
-from corpus import inputs, reading
+from corpus import inputs, json_lines
 from corpus.documents import Reader
 from corpus.encoding import Documents
 from corpus.inputs import FileSource, Source
@@ -64,7 +64,7 @@ def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inputs, "UNIT_BYTES", 512)
 
 
-def json_lines(path: Path, chance: random.Random, names: tuple[str, ...]) -> None:
+def write_lines(path: Path, chance: random.Random, names: tuple[str, ...]) -> None:
     with open(path, "w", encoding="utf-8", newline="") as file:
         for _ in range(300):
             # Most are plain, so that a unit of them is read without a look at its rows.
@@ -85,15 +85,15 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("orjson", [True, False])
+@pytest.mark.parametrize("msgspec", [True, False])
 @pytest.mark.parametrize("case", KINDS)
-def test_lines_of_json(tmp_path: Path, case: str, orjson: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not orjson:
-        monkeypatch.setattr(reading, "orjson", None)
+def test_lines_of_json(tmp_path: Path, case: str, msgspec: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not msgspec:
+        monkeypatch.setattr(json_lines, "msgspec", None)
     kind, dataset = KINDS[case]
     names = {"text": ("text",), "pairs": ("source", "target"), "prompt_response": ("prompt", "response")}[kind]
     path = tmp_path / "a.jsonl"
-    json_lines(path, random.Random(case), names)
+    write_lines(path, random.Random(case), names)
     assert check(config_of(path, kind, **dataset)) > 10 or case == "template"
     fractions = {"train": 0.7, "validation": 0.2, "test": 0.1}
     assert check(config_of(path, kind, **dataset, fractions=fractions), is_cut=True) > 10 or case == "template"

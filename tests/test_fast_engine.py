@@ -19,6 +19,7 @@ import pytest
 from corpus.encoding import Encoder, Layout, Piece, in_columns
 from tests.odd_texts import SPECIAL, texts
 from tokenizer import byte_level, differing, fast_bpe
+from tokenizer.batches import utf8_of
 from tokenizer.tokenizer import Tokenizer
 from utils import memory
 from utils.messages import UserError
@@ -359,16 +360,15 @@ def test_a_difference_is_caught_at_start(small: dict[str, Any], monkeypatch: pyt
 def test_a_difference_is_caught_while_running(small: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     corrupt(monkeypatch, "Botchan")
     sample = [f"text {i}" for i in range(5000)]
-    encoded = [text.encode() for text in sample]
-    chosen = fast_bpe._choice(encoded)
-    assert len(chosen) == 5 and chosen == fast_bpe._choice(encoded)
+    chosen = fast_bpe._choice(utf8_of(sample))
+    assert len(chosen) == 5 and chosen == fast_bpe._choice(utf8_of(sample))
     long = "a word " * 20_000
     for place, document in ((chosen[3], "old Botchan"), (chosen[2], "Botchan " * 20_000), (chosen[1], long)):
         tokenizer = Tokenizer(files_of(small))
         tokenizer.encode_joined(sample[:100])  # the first documents are behind it
         changed = [*sample[:place], document, *sample[place + 1 :]]
         monkeypatch.setattr(
-            fast_bpe, "_choice", lambda texts, chosen=chosen: chosen if len(texts) == 5000 else range(0)
+            fast_bpe, "_choice", lambda utf8, chosen=chosen: chosen if len(utf8.sizes) == 5000 else range(0)
         )
         if document == long:
             tokenizer.encode_joined(changed)
@@ -389,9 +389,16 @@ def test_a_difference_names_the_document_s_place(small: dict[str, Any], monkeypa
 
 def test_one_document_in_a_thousand_is_compared() -> None:
     for size in (1, 7, 300, 5000):
-        chosen = sum(len(fast_bpe._choice([b"%d %d" % (size, k)] * size)) for k in range(40_000 // size))
+        chosen = sum(len(fast_bpe._choice(utf8_of([f"{size} {k}"] * size))) for k in range(40_000 // size))
         assert 15 <= chosen <= 70, size
-    assert len(fast_bpe._choice([])) == 0
+    assert len(fast_bpe._choice(utf8_of([]))) == 0
+
+
+def test_code_points_are_read_from_utf_8() -> None:
+    codes = [0x800, 0xFFF, 0x1000, 0xD7FF, 0xE000, 0xFFFF, 0x10000, 0x1F917, 0x3FFFF, 0x10FFFF]
+    text = "".join(f"a{chr(code)}ü" for code in codes).encode() + b"."
+    places = np.array([text.index(chr(code).encode()) for code in codes])
+    assert differing.code_points(np.frombuffer(text, np.uint8), places).tolist() == codes
 
 
 @needs_gigatoken

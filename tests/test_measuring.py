@@ -8,6 +8,7 @@ import pytest
 
 from corpus import measuring
 from corpus.measuring import measured
+from tokenizer.batches import utf8_of
 
 SPACES = [chr(i) for i in range(sys.maxunicode + 1) if chr(i).isspace()]
 
@@ -17,14 +18,14 @@ def expected(texts: list[str]) -> list[list[int]]:
 
 
 def counted(texts: list[str]) -> list[list[int]]:
-    return measured([text.encode() for text in texts]).tolist()
+    return measured(utf8_of(texts)).tolist()
 
 
 def test_every_space_and_its_neighbours() -> None:
     near = [chr(ord(space) + step) for space in SPACES for step in (-1, 0, 1, 64) if ord(space) + step >= 0]
     texts = [f"{a}x{b}y\n" for a in near for b in (*SPACES, "z")]
     assert counted(texts) == expected(texts)
-    assert measured([]).shape == (0, 3) and measured([]).dtype == np.int64
+    assert measured(utf8_of([])).shape == (0, 3) and measured(utf8_of([])).dtype == np.int64
     assert counted(["", "\n", " "]) == expected(["", "\n", " "])
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from tokenizer import byte_level, token_ends
-from tokenizer.batches import in_one_thread, is_worker, rows, slices
+from tokenizer.batches import Utf8, in_one_thread, is_worker, rows, slices, utf8_of
 from tokenizer.fast_bpe import FastBPE, obstacle
 from utils.hashing import sha256_bytes, sha256_json
 from utils.messages import UserError
@@ -96,13 +96,13 @@ class HuggingFaceEngine:
         """Ids of a text, without special tokens."""
         return self.pipeline.encode(text, add_special_tokens=False).ids
 
-    def encode_joined(self, texts: Sequence[str], end: int | None, encoded: Sequence[bytes] | None = None) -> Joined:
-        """Ids of all texts in a row. end: an id to put after each text, counted in its length. encoded: the texts in
+    def encode_joined(self, texts: Sequence[str], end: int | None, utf8: Utf8 | None = None) -> Joined:
+        """Ids of all texts in a row. end: an id to put after each text, counted in its length. utf8: the texts in
         UTF-8, where that is known."""
         fast = self._open()
         if fast is None:
             return self._own(texts, end, one_thread=is_worker())
-        return fast.encode([text.encode() for text in texts] if encoded is None else encoded, end)
+        return fast.encode(utf8_of(texts) if utf8 is None else utf8, end)
 
     def encode_with_ends(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
         """Ids of each text, and for each the place after its last character, int64."""
@@ -186,8 +186,10 @@ class HuggingFaceEngine:
         return np.frombuffer(ids, np.uint32), np.frombuffer(lengths, np.int64)
 
     def _own_rows(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Ids of each text, in one thread: for gigatoken, which may be forked after that."""
-        return rows(*self._own(texts, None, one_thread=True))
+        """Ids of each text, in one thread: for gigatoken, which may be forked after that. One by one, which is sooner
+        for the few texts that it asks for."""
+        with in_one_thread(True):
+            return [np.array(self.encode(text), np.uint32) for text in texts]
 
     @cached_property
     def _bytes_of_tokens(self) -> np.ndarray | None:
@@ -261,8 +263,8 @@ class SentencePieceEngine:
         """One line: what encodes batches."""
         return f"sentencepiece {importlib.metadata.version('sentencepiece')}"
 
-    def encode_joined(self, texts: Sequence[str], end: int | None, encoded: Sequence[bytes] | None = None) -> Joined:
-        """Ids of all texts in a row. end: an id to put after each text, counted in its length. encoded: not needed."""
+    def encode_joined(self, texts: Sequence[str], end: int | None, utf8: Utf8 | None = None) -> Joined:
+        """Ids of all texts in a row. end: an id to put after each text, counted in its length. utf8: not needed."""
         found = self.processor.encode(list(texts), return_type="numpy", num_threads=1 if is_worker() else -1)
         lengths = np.fromiter(map(len, found), np.int64, len(found))
         ids = np.concatenate(found).astype(np.uint32, copy=False)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from tokenizer import byte_level, differing
-from tokenizer.batches import places_of_byte, places_of_few, rows
+from tokenizer.batches import Utf8, places_of_byte, places_of_few, rows, utf8_of
 from utils import memory
 from utils.messages import UserError
 
@@ -31,7 +31,7 @@ FIRST = 10  # documents that are compared at start
 EVERY = 1000  # one document of so many is compared after that
 # Characters of a document that are compared: `tokenizers` needs 95 bytes of memory for each, and a hundred times as
 # long, so that one document in a thousand, compared whole, would cost a tenth of encoding all.
-COMPARED = 1_000
+COMPARED = 300
 # gigatoken keeps every word it has seen, without bound. It is built anew when memory has grown by so much since so many
 # tokens (by when all else that a process needs is there, and building, 0.15 s, has paid); where memory cannot be
 # measured, after so many: random words, the worst case, take 20 bytes a token, code and prose under 1.
@@ -126,35 +126,36 @@ class FastBPE:
         self._build()
         special = [token.content for token in added if token.special][:20]
         odd = [a + b + a for a in (*PIECES, *special) for b in (*PIECES, *special)]
-        ids, lengths = self._encode([text.encode() for text in odd], None, compared=range(0))
+        ids, lengths = self._encode(utf8_of(odd), None, compared=range(0))
         for text, given, expected in zip(odd, rows(ids, lengths), own(odd), strict=True):
             if not np.array_equal(given, expected):
                 self._compare(None, text, given)
 
-    def encode(self, texts: Sequence[bytes], end: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Texts in UTF-8 -> (ids (tokens,) uint16 or uint32, lengths (texts,) int64). end: an id to put after each
+    def encode(self, utf8: Utf8, end: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """-> (ids (tokens,) uint16 or uint32, lengths (texts,) int64). end: an id to put after each
         text, counted in its length.
 
         Raises Difference where a comparison fails.
         """
-        chosen = _choice(texts)
+        chosen = _choice(utf8)
         if self._compared[0] < FIRST:
-            chosen = range(min(FIRST - int(self._compared[0]), len(texts)))
+            chosen = range(min(FIRST - int(self._compared[0]), len(utf8.sizes)))
             self._compared[0] += len(chosen)
-        parts = [
-            self._encode(texts[run.start : run.stop], end, [i - run.start for i in chosen if i in run], run.start)
-            for run in _runs(texts)
-        ]
+        parts = []
+        for run in _runs(utf8.sizes):
+            some = Utf8(utf8.texts[run.start : run.stop], utf8.sizes[run.start : run.stop])
+            parts.append(self._encode(some, end, [i - run.start for i in chosen if i in run], run.start))
         self._keep_small()
         ids, lengths = (np.concatenate(part) for part in zip(*parts, strict=True))
         return ids, lengths
 
     def _encode(
-        self, texts: Sequence[bytes], end: int | None, compared: Iterable[int], first: int = 0
+        self, utf8: Utf8, end: int | None, compared: Iterable[int], first: int = 0
     ) -> tuple[np.ndarray, np.ndarray]:
         """compared: which of the texts; first: number of the first one, for messages."""
+        texts = utf8.texts
         joined = SEPARATOR.join([*texts, b""])
-        elsewhere = self._elsewhere(texts, joined)
+        elsewhere = self._elsewhere(utf8, joined)
         ids, ends = self._separated(_without(texts, elsewhere) if elsewhere else joined)
         if len(ends) != len(texts):
             holding = {i: [(True, text)] for i, text in enumerate(texts) if SEPARATOR in text}
@@ -180,11 +181,12 @@ class FastBPE:
         self._tokens += len(ids)
         return ids, places_of_few(ids == self._separator)
 
-    def _elsewhere(self, texts: Sequence[bytes], joined: bytes) -> dict[int, Pieces]:
+    def _elsewhere(self, utf8: Utf8, joined: bytes) -> dict[int, Pieces]:
         """Which texts gigatoken does not encode as they are, in order, and how they are encoded piece by piece."""
+        texts = utf8.texts
         found: dict[int, Pieces] = {}
         if not joined.isascii():
-            found = {i: self._pieces(texts[i]) for i in self._with_differing(texts, joined)}
+            found = {i: self._pieces(texts[i]) for i in self._with_differing(utf8.sizes, joined)}
             if self._normalises:
                 other = (i for i, text in enumerate(texts) if not text.isascii())
                 found.update(
@@ -195,8 +197,8 @@ class FastBPE:
                 found.update((i, [(True, text)]) for i, text in enumerate(texts) if string in text)
         return dict(sorted(found.items()))
 
-    def _with_differing(self, texts: Sequence[bytes], joined: bytes) -> list[int]:
-        """Which texts hold a code point of the table."""
+    def _with_differing(self, sizes: np.ndarray, joined: bytes) -> list[int]:
+        """Which texts hold a code point of the table. sizes: of each, in bytes; joined: all, a separator after each."""
         letters = np.frombuffer(joined, np.uint8)
         suspect = []
         for first in self._firsts:
@@ -204,9 +206,9 @@ class FastBPE:
                 suspect.append(places[self._suspect[first << 8 | letters[places + 1].astype(np.uint16)]])
         if not any(map(len, suspect)):
             return []
-        ends = np.cumsum([len(text) + len(SEPARATOR) for text in texts])
-        some = np.unique(np.searchsorted(ends, np.concatenate(suspect), "right")).tolist()
-        return [i for i in some if self._differs(texts[i])]
+        places = np.concatenate(suspect)
+        places = places[self._differing[differing.code_points(letters, places)]]
+        return np.unique(np.searchsorted(np.cumsum(sizes + len(SEPARATOR)), places, "right")).tolist()
 
     def _differs(self, text: bytes) -> bool:
         """Whether a text holds a code point of the table."""
@@ -320,11 +322,12 @@ def _without(texts: Sequence[bytes], left_out: Iterable[int]) -> bytes:
     return SEPARATOR.join(kept)
 
 
-def _runs(texts: Sequence[bytes]) -> list[range]:
-    """The texts, about RUN_BYTES at a time: what is made of a run on the way takes six times as much memory."""
-    ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)))
+def _runs(sizes: np.ndarray) -> list[range]:
+    """Texts of these sizes, about RUN_BYTES at a time: what is made of a run on the way takes six times as much
+    memory."""
+    ends = np.cumsum(sizes)
     runs, start = [], 0
-    while start < len(texts):
+    while start < len(sizes):
         before = int(ends[start - 1]) if start else 0
         stop = max(start + 1, int(np.searchsorted(ends, before + RUN_BYTES, "right")))
         runs.append(range(start, stop))
@@ -332,9 +335,10 @@ def _runs(texts: Sequence[bytes]) -> list[range]:
     return runs
 
 
-def _choice(texts: Sequence[bytes]) -> range:
+def _choice(utf8: Utf8) -> range:
     """Which texts of a batch are compared: by what the batch says, so that it is the same whenever it is encoded."""
-    if not texts:
+    number = len(utf8.sizes)
+    if not number:
         return range(0)
-    seed = b"%d %d %b" % (len(texts), sum(map(len, texts)), texts[0][:200])
-    return range(zlib.crc32(seed) % EVERY, len(texts), EVERY)
+    seed = b"%d %d %b" % (number, utf8.sizes.sum(), utf8.texts[0][:200])
+    return range(zlib.crc32(seed) % EVERY, number, EVERY)

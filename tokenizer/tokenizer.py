@@ -18,7 +18,7 @@ from configs.pins import revision_of
 from configs.places import REPOSITORY, tokenizer_dir
 from configs.schema import Config
 from tokenizer import finding
-from tokenizer.batches import rows
+from tokenizer.batches import Utf8, rows
 from tokenizer.engines import HuggingFaceEngine, Offsets, SentencePieceEngine
 from utils.files import atomic_write, shown
 from utils.messages import UserError
@@ -133,16 +133,16 @@ class Tokenizer:
         return self.engine.encode(text)
 
     def encode_joined(
-        self, texts: Sequence[str], end: int | None = None, encoded: Sequence[bytes] | None = None
+        self, texts: Sequence[str], end: int | None = None, utf8: Utf8 | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Ids of all texts in a row: (ids (tokens,) uint16 or uint32, lengths (texts,) int64). As `encode`, faster.
 
-        end: an id to put after each text, counted in its length. encoded: the texts in UTF-8, where that is known.
+        end: an id to put after each text, counted in its length. utf8: the texts in UTF-8, where that is known.
         Raises fast_bpe.Difference, a UserError, where gigatoken gives other ids than the tokenizer's own engine.
         """
         if not texts:
             return np.empty(0, np.uint32), np.empty(0, np.int64)
-        return self.engine.encode_joined(texts, end, encoded)
+        return self.engine.encode_joined(texts, end, utf8)
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Ids of each text, uint32."""

@@ -3,7 +3,6 @@
 import ctypes
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 MOST_FREED = 18 << 20  # bytes that a process keeps although they are free; tokenising uses 12 MB again and again
@@ -17,7 +16,8 @@ _C = ctypes.CDLL(None) if sys.platform == "linux" else None
 def private_bytes() -> int | None:
     """Bytes of memory that this process occupies and shares with no file and no other; None without /proc."""
     try:
-        _, resident, shared, *_ = Path("/proc/self/statm").read_text().split()
+        with open("/proc/self/statm", "rb", 0) as file:
+            _, resident, shared, *_ = file.read().split()
         return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return None
