@@ -12,6 +12,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from xxhash import xxh3_128, xxh3_128_hexdigest
 
 from corpus import json_lines, reading, tables
@@ -85,8 +86,8 @@ class Source:
         first, stratum = self.numbers(unit)
         return place_of(first + row, stratum)
 
-    def places(self, unit: int, rows: int) -> list[float]:
-        """The same of the first rows of a unit."""
+    def places(self, unit: int, rows: int) -> np.ndarray:
+        """The same of the first rows of a unit. -> (rows,)"""
         first, stratum = self.numbers(unit)
         return places_from(first, rows, stratum)
 

@@ -7,6 +7,8 @@ is cut by its fractions, and no period in the data meets one in the cut. Nothing
 import random
 from functools import lru_cache
 
+import numpy as np
+
 from configs.schema import Dataset
 from utils.messages import UserError
 
@@ -18,10 +20,10 @@ def place_of(index: int, stratum: int = 0) -> float:
     return _block(index // 100, stratum)[index % 100]
 
 
-def places_from(first: int, number: int, stratum: int = 0) -> list[float]:
-    """Where the documents first, …, first + number - 1 fall."""
+def places_from(first: int, number: int, stratum: int = 0) -> np.ndarray:
+    """(number,) where the documents first, …, first + number - 1 fall."""
     begin, end = first // 100, -(-(first + number) // 100)
-    places = [place for block in range(begin, end) for place in _block(block, stratum)]
+    places = _places(range(begin, max(end, begin + 1)), stratum)
     return places[first - 100 * begin : first - 100 * begin + number]
 
 
@@ -46,16 +48,22 @@ def share(dataset: Dataset, split: str, cut: tuple[str, ...]) -> tuple[float, fl
 
 @lru_cache(maxsize=4)
 def _block(number: int, stratum: int) -> list[float]:
-    chance = random.Random(f"liftoff split {number}" + (f" of {stratum}" if stratum else ""))
-    places = [0.0] * 100
-    # Each ten documents get the tenths in an order of their own, and the documents of a tenth its hundredths.
-    within = [_order(chance) for _ in range(10)]
-    for ten in range(10):
-        for i, tenth in enumerate(_order(chance)):
-            places[10 * ten + i] = (tenth + (within[tenth][ten] + chance.random()) / 10) / 10
-    return places
+    return _places(range(number, number + 1), stratum).tolist()
 
 
-def _order(chance: random.Random) -> list[int]:
+def _places(blocks: range, stratum: int) -> np.ndarray:
+    """(100 * blocks,) where the documents of some hundreds fall."""
     # Python promises that random() gives the same numbers in every version; of shuffle() it does not.
-    return sorted(range(10), key=lambda _: chance.random())
+    draws = np.array([_draws(number, stratum) for number in blocks])
+    # Each ten documents get the tenths in an order of their own, and the documents of a tenth its hundredths.
+    within = draws[:, :100].reshape(-1, 10, 10).argsort(axis=2)  # [block, tenth, ten documents]
+    rest = draws[:, 100:].reshape(-1, 10, 2, 10)  # [block, ten documents, what for, which of them]
+    tenths = rest[:, :, 0].argsort(axis=2)
+    hundredths = within[np.arange(len(blocks))[:, None, None], tenths, np.arange(10)[None, :, None]]
+    return ((tenths + (hundredths + rest[:, :, 1]) / 10) / 10).reshape(-1)
+
+
+def _draws(number: int, stratum: int) -> list[float]:
+    """What one hundred documents are placed by: ten numbers for each tenth, then twice ten for each ten of them."""
+    draw = random.Random(f"liftoff split {number}" + (f" of {stratum}" if stratum else "")).random
+    return [draw() for _ in range(300)]

@@ -114,7 +114,7 @@ def divided(columns: Columns, source: Source, unit: int, since: dict[str, int]) 
     """The rows of a unit -> what each split has of them."""
     rows, begin = len(columns.n_bytes), address_of(unit)
     shares = _shares(source, since)
-    places = None if _whole(shares) else np.array(source.places(unit, rows))
+    places = None if _whole(shares) else source.places(unit, rows)
     read = {}
     for split, low, high, first in shares:
         kept = np.arange(max(0, first - begin), rows)

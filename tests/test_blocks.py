@@ -141,7 +141,23 @@ def test_text_of_a_table_that_is_not_utf_8(tmp_path: Path) -> None:
     assert check(config_of(tmp_path / "a.parquet", "text")) == 0
 
 
+def one_by_one(number: int, stratum: int) -> list[float]:
+    """The places of the documents 100 * number, …, in plain Python."""
+    chance = random.Random(f"liftoff split {number}" + (f" of {stratum}" if stratum else ""))
+
+    def order() -> list[int]:
+        return sorted(range(10), key=lambda _: chance.random())
+
+    places = [0.0] * 100
+    within = [order() for _ in range(10)]
+    for ten in range(10):
+        for i, tenth in enumerate(order()):
+            places[10 * ten + i] = (tenth + (within[tenth][ten] + chance.random()) / 10) / 10
+    return places
+
+
 def test_places_of_many_rows_are_those_of_each() -> None:
-    for first, number, stratum in ((0, 0, 0), (0, 1, 3), (99, 2, 0), (150, 470, 7), (200, 100, 1)):
-        expected = [place_of(i, stratum) for i in range(first, first + number)]
-        assert places_from(first, number, stratum) == expected
+    for first, number, stratum in ((0, 0, 0), (0, 1, 3), (99, 2, 0), (150, 470, 7), (200, 100, 1), (10**12, 300, 0)):
+        expected = [one_by_one(i // 100, stratum)[i % 100] for i in range(first, first + number)]
+        assert places_from(first, number, stratum).tolist() == expected
+        assert [place_of(i, stratum) for i in range(first, first + number)] == expected
