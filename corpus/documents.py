@@ -7,6 +7,7 @@ Rows that give no document are counted with their place, and stop the stage or a
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -90,6 +91,7 @@ class Columns(NamedTuple):
     encoded: list[list[bytes]]  # the same in UTF-8, in the order of the fields
     n_bytes: np.ndarray  # (rows,) int64: of each row's text
     bad: dict[int, Bad | None]  # by row, why there is no document; None where there is no row
+    empty: list[int]  # rows without text; increasing
 
 
 class Reader:
@@ -124,17 +126,24 @@ class Reader:
         """The same as `read` of each row, sooner: what is not plainly a text of a fit size is looked at by itself."""
         encoded: list[list[bytes]] = []
         odd: set[int] = set()
+        empty: set[int] = set()
         for name, column in zip(self.fields.names, block.columns, strict=True):
-            texts, apart = _encoded(column, name in self.fields.needed)
+            texts, apart = _encoded(column)
             encoded.append(texts)
             odd |= apart
+            if name in self.fields.needed:
+                empty.update(_blank(column))
+        empty -= odd
         sizes = [np.fromiter(map(len, texts), np.int64, len(texts)) for texts in encoded]
         n_bytes = sizes[0] if len(sizes) == 1 else np.sum(sizes, axis=0)
         odd.update(np.flatnonzero(n_bytes > self.longest).tolist())
         bad: dict[int, Bad | None] = {}
-        for i in sorted(odd):
+        for i in sorted(odd - empty):
             row = block.row(i)
             found = None if row is None else self.read(row)
+            if isinstance(found, Bad) and found.reason == EMPTY:
+                empty.add(i)
+                continue
             if found is None or isinstance(found, Bad):
                 bad[i] = found
                 continue
@@ -142,26 +151,31 @@ class Reader:
             for name, column, texts in zip(self.fields.names, block.columns, encoded, strict=True):
                 column[i] = found[0][name]
                 texts[i] = column[i].encode()
-        return Columns(dict(zip(self.fields.names, block.columns, strict=True)), encoded, n_bytes, bad)
+        fields = dict(zip(self.fields.names, block.columns, strict=True))
+        return Columns(fields, encoded, n_bytes, bad, sorted(empty))
 
 
-def _encoded(column: list[Any], is_needed: bool) -> tuple[list[bytes], set[int]]:
-    """-> texts in UTF-8, empty for what is none; rows of these, and of blank ones where there must be text"""
+def _encoded(column: list[Any]) -> tuple[list[bytes], set[int]]:
+    """-> texts in UTF-8, empty for what is none; rows of these"""
     try:
-        texts = list(map(str.encode, column))
-        is_full = not is_needed or (all(column) and not any(map(str.isspace, column)))
-        return texts, set() if is_full else {i for i, text in enumerate(column) if not text or text.isspace()}
+        return list(map(str.encode, column)), set()
     except (TypeError, UnicodeEncodeError):  # something is no text, or no Unicode: seldom
         texts, apart = [], set()
     for i, text in enumerate(column):
         try:
             texts.append(str.encode(text))
-            if is_needed and not text.strip():
-                apart.add(i)
         except (TypeError, UnicodeEncodeError):
             texts.append(b"")
             apart.add(i)
     return texts, apart
+
+
+def _blank(column: list[Any]) -> list[int]:
+    """Rows of text that is empty, or nothing but space."""
+    with suppress(TypeError):  # something is no text: seldom
+        if all(column) and not any(map(str.isspace, column)):
+            return []
+    return [i for i, text in enumerate(column) if isinstance(text, str) and (not text or text.isspace())]
 
 
 def read_documents(config: Config, split: str, *, on_bad: BadDocuments | None = None) -> Iterator[Document]:

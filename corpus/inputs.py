@@ -253,10 +253,13 @@ class FileSource(Source):
 
 def _texts(lines: reading.Lines, reader: Reader, names: Sequence[str]) -> list[list[Any]]:
     """Columns of some lines, as `Block` has them."""
+    together = lines.together
     if reader == "lines":
-        return reading.line_texts(lines.each, names)
-    together = None if lines.together is None else json_lines.json_texts_at_once(lines.together, names)
-    return json_lines.json_texts(lines.each, names) if together is None else together
+        texts = None if together is None else reading.line_texts_at_once(together)
+        found: list[Any] = reading.line_texts(lines.each) if texts is None else texts  # type: ignore[assignment]
+        return [found if name == "text" else [None] * len(found) for name in names]  # it is their one field
+    columns = None if together is None else json_lines.json_texts_at_once(together, names)
+    return json_lines.json_texts(lines.each, names) if columns is None else columns
 
 
 def _bytes_of(piece: Piece, number: int) -> tuple[int, int]:

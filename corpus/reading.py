@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from corpus.files import BOM, ESCAPED, Row, TextUnit, damage, kind_of, opened
 from corpus.json_lines import json_row
@@ -155,8 +154,8 @@ def _json_rows(path: Path, longest: int) -> Iterator[Row]:
             yield row
 
 
-def line_texts(lines: Sequence[bytes | None], names: Sequence[str]) -> list[list[Any]]:
-    """The same of lines of text, whose one field is "text"."""
+def line_texts(lines: Sequence[bytes | None]) -> list[str | None]:
+    """What lines say, without their ends; None for one that is too long, or not UTF-8."""
 
     def decoded(line: bytes | None) -> str | None:
         try:
@@ -164,8 +163,21 @@ def line_texts(lines: Sequence[bytes | None], names: Sequence[str]) -> list[list
         except UnicodeDecodeError:
             return None
 
-    texts = [decoded(line) for line in lines]
-    return [texts if name == "text" else [None] * len(lines) for name in names]
+    return [decoded(line) for line in lines]
+
+
+def line_texts_at_once(lines: memoryview) -> list[str] | None:
+    """The same of lines that follow one another; None where they are to be looked at one by one."""
+    data = bytes(lines)
+    if b"\r" in data:
+        return None
+    each = data.split(b"\n")
+    if not each[-1]:  # what follows the last end is no line
+        del each[-1]
+    try:
+        return list(map(bytes.decode, each))
+    except UnicodeDecodeError:
+        return None
 
 
 @dataclass

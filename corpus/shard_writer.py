@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from corpus.documents import EMPTY
 from corpus.shards import GrowingTensors, ShardRecord, Skipped, Tokens, offsets_of, shard_name
 from utils.files import user_errors
 
@@ -59,7 +60,8 @@ class ShardWriter:
         self.about = about
         self.records = list(finished)
         self.tokens_done = sum(record.tokens + record.target_tokens for record in self.records)
-        self.skipped: list[Skipped] = []  # of the documents that are being added
+        self.skipped: list[Skipped] = []  # of the documents that are being added,
+        self.empty = np.empty(0, np.int64)  # and rows without text
         self.passed = _Passed()  # those before them that lie behind the last document
         self.writing: Future[None] | None = None
         self.thread = ThreadPoolExecutor(1, "shards")
@@ -80,7 +82,7 @@ class ShardWriter:
 
         inputs: for the units that they lie in, the hash of the units before.
         """
-        self.skipped = list(documents.skipped)
+        self.skipped, self.empty = list(documents.skipped), documents.empty
         documents = documents.as_type(self.dtype)
         sizes = documents.sizes()
         ends = np.cumsum(sizes)
@@ -95,7 +97,7 @@ class ShardWriter:
                 first = last
             if first < len(sizes):
                 self._finish_shard()
-        self.passed.add(self.skipped)
+        self.passed.add(self.skipped, len(self.empty))
         self.tokens_done += int(sizes.sum())
 
     def close(self) -> None:
@@ -117,8 +119,10 @@ class ShardWriter:
             was + int(new) for was, new in zip((now.bytes, now.words, now.lines), piece.text.sum(0), strict=True)
         )
         now.read_until = int(piece.addresses[-1]) + 1
-        self.passed.add(one for one in self.skipped if one.address < now.read_until)
+        passed = int(np.searchsorted(self.empty, now.read_until))
+        self.passed.add((one for one in self.skipped if one.address < now.read_until), passed)
         self.skipped = [one for one in self.skipped if one.address >= now.read_until]
+        self.empty = self.empty[passed:]
         now.skipped = dict(sorted((self.passed.counts + Counter(now.skipped)).items()))
         self.read_documents += len(piece.lengths) + self.passed.documents
         self.read_bytes += int(piece.n_bytes.sum()) + self.passed.n_bytes
@@ -188,8 +192,10 @@ class _Passed:
         self.counts: Counter[str] = Counter()  # by reason
         self.documents = self.n_bytes = 0  # of them that could be read, and their text
 
-    def add(self, rows: Iterable[Skipped]) -> None:
-        """Counts some more."""
+    def add(self, rows: Iterable[Skipped], empty: int) -> None:
+        """Counts some more. empty: so many rows without text."""
+        if empty:
+            self.counts[EMPTY] += empty
         for one in rows:
             self.counts[one.reason] += 1
             self.documents += one.n_bytes > 0

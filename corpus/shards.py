@@ -28,7 +28,7 @@ SEAL = "checksum"  # of all else that a manifest, or the file of a part, says
 
 
 class Skipped(NamedTuple):
-    """A row without tokens."""
+    """A row without tokens, for another reason than that it is empty."""
 
     address: int
     reason: str  # what is counted
@@ -49,6 +49,7 @@ class Tokens(NamedTuple):
     target_tokens: np.ndarray | None = None
     target_lengths: np.ndarray | None = None
     skipped: tuple[Skipped, ...] = ()
+    empty: np.ndarray = np.empty(0, np.int64)  # (rows,): addresses of rows without text, which may be many; increasing
 
     def sizes(self) -> np.ndarray:
         """(documents,) int64: tokens of both sides"""
@@ -62,10 +63,13 @@ class Tokens(NamedTuple):
     def before(self, address: int) -> "Tokens":
         """What stands before an address."""
         kept = self.cut(0, int(np.searchsorted(self.addresses, address)))
-        return kept._replace(skipped=tuple(one for one in self.skipped if one.address < address))
+        return kept._replace(
+            skipped=tuple(one for one in self.skipped if one.address < address),
+            empty=self.empty[: np.searchsorted(self.empty, address)],
+        )
 
     def cut(self, first: int, last: int) -> "Tokens":
-        """The documents first, …, last - 1 (views; skipped ones are not carried)."""
+        """The documents first, …, last - 1 (views; rows without tokens are not carried)."""
 
         def part(values: np.ndarray | None, lengths: np.ndarray | None) -> np.ndarray | None:
             if values is None or lengths is None:
@@ -92,8 +96,8 @@ def joined(parts: list[Tokens]) -> Tokens:
         values = [getattr(part, name) for part in parts]
         return None if values[0] is None else np.concatenate(values)
 
-    names = [name for name in Tokens._fields if name != "skipped"]
-    return Tokens(*(run(name) for name in names), tuple(one for part in parts for one in part.skipped))
+    skipped = tuple(one for part in parts for one in part.skipped)
+    return Tokens(**{name: run(name) for name in Tokens._fields if name != "skipped"}, skipped=skipped)
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from corpus.documents import Bad, Columns, Reader
+from corpus.documents import EMPTY, Bad, Columns, Reader
 from corpus.encoding import Documents, Encoder, Piece, in_columns
 from corpus.inputs import ROW, Source, address_of, unit_of
 from corpus.shards import Skipped, Tokens, joined
@@ -75,9 +75,9 @@ class Work:
         def where(address: int) -> str:
             return source.where(unit_of(address), address & ((1 << ROW) - 1))
 
-        for split, (documents, skipped) in read.items():
+        for split, (documents, skipped, empty) in read.items():
             own = self.encoder(documents, where)
-            made[split].append(own._replace(skipped=(*own.skipped, *skipped)))
+            made[split].append(own._replace(skipped=(*own.skipped, *skipped), empty=empty))
 
 
 class Read(NamedTuple):
@@ -85,19 +85,27 @@ class Read(NamedTuple):
 
     documents: Documents
     skipped: list[Skipped]  # rows without a document
+    empty: np.ndarray  # (rows,) int64: addresses of those without text
 
 
 def gathered(rows: Iterable[Found]) -> dict[str, Read]:
     """Rows one by one -> what each split has of them."""
     documents: dict[str, list[Piece]] = {}
     skipped: dict[str, list[Skipped]] = {}
+    empty: dict[str, list[int]] = {}
     for split, address, read in rows:
-        if isinstance(read, Bad):
-            skipped.setdefault(split, []).append(Skipped(address, *read, 0))
-        else:
+        if not isinstance(read, Bad):
             documents.setdefault(split, []).append(Piece(address, *read))
-    splits = dict.fromkeys([*documents, *skipped])
-    return {split: Read(in_columns(documents.get(split, [])), skipped.get(split, [])) for split in splits}
+        elif read.reason == EMPTY:
+            empty.setdefault(split, []).append(address)
+        else:
+            skipped.setdefault(split, []).append(Skipped(address, *read, 0))
+    return {
+        split: Read(
+            in_columns(documents.get(split, [])), skipped.get(split, []), np.array(empty.get(split, []), np.int64)
+        )
+        for split in dict.fromkeys([*documents, *skipped, *empty])
+    }
 
 
 def read_unit(source: Source, unit: int, reader: Reader, since: dict[str, int]) -> tuple[dict[str, Read], str]:
@@ -113,27 +121,28 @@ def read_unit(source: Source, unit: int, reader: Reader, since: dict[str, int]) 
 def divided(columns: Columns, source: Source, unit: int, since: dict[str, int]) -> dict[str, Read]:
     """The rows of a unit -> what each split has of them."""
     rows, begin = len(columns.n_bytes), address_of(unit)
+    is_empty, is_document = np.zeros(rows, bool), np.ones(rows, bool)
+    is_empty[columns.empty] = True
+    is_document[[*columns.empty, *columns.bad]] = False
     shares = _shares(source, since)
     places = None if _whole(shares) else source.places(unit, rows)
     read = {}
     for split, low, high, first in shares:
-        kept = np.arange(max(0, first - begin), rows)
+        own = np.arange(max(0, first - begin), rows)
         if places is not None:
-            kept = kept[(low <= places[kept]) & (places[kept] < high)]
-        skipped = []
-        if columns.bad:
-            bad = ((i, columns.bad[i]) for i in kept.tolist() if i in columns.bad)
-            skipped = [Skipped(begin + i, *why, 0) for i, why in bad if why is not None]
-            kept = kept[~np.isin(kept, list(columns.bad))]
-        if len(kept) or skipped:
+            own = own[(low <= places[own]) & (places[own] < high)]
+        bad = ((i, columns.bad[i]) for i in own.tolist() if i in columns.bad) if columns.bad else ()
+        skipped = [Skipped(begin + i, *why, 0) for i, why in bad if why is not None]
+        kept, empty = own[is_document[own]], begin + own[is_empty[own]]
+        if len(kept) or skipped or len(empty):
             encoded = columns.encoded[0] if len(columns.encoded) == 1 else None
             fields = {name: _chosen(values, kept) for name, values in columns.fields.items()}
             read[split] = Read(
                 Documents(
                     begin + kept, fields, columns.n_bytes[kept], None if encoded is None else _chosen(encoded, kept)
                 ),
-                skipped,
-            )
+                skipped, empty,
+            )  # fmt: skip
     return read
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from configs.places import shards_dir, splits
 from configs.schema import Config
-from corpus.documents import EMPTY, BadDocuments, Reader, input_settings, read_documents
+from corpus.documents import BadDocuments, Reader, input_settings, read_documents
 from corpus.encoding import Encoder, Refused, layout_of, sides
 from corpus.inputs import ROW, Source, address_of, unit_of
 from corpus.parts import (
@@ -240,6 +240,7 @@ class _Run:
             if split == "train" and caps[split].full and is_streamed(self.config):
                 for other in caps.values():  # what is cut from the same stream ends with it, and is as much smaller
                     other.end(caps[split].limit)
+            self.bad[split].empty += len(tokens.empty)
             for one in sorted(tokens.skipped):
                 self._note(self.bad[split], one)
             writers[split].add(tokens, inputs)
@@ -263,9 +264,6 @@ class _Run:
             meter.done = min(meter.done, meter.total)
 
     def _note(self, bad: BadDocuments, one: Skipped) -> None:
-        if one.reason == EMPTY:
-            bad.empty += 1
-            return
         if not one.n_bytes and self.config.tokenize.bad_documents == "stop":  # what was read and refused may be passed
             bad = BadDocuments("stop")
         # To find a place may take reading up to it: only those that are told are looked up.

@@ -5,6 +5,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from configs.schema import Config
@@ -27,11 +28,11 @@ def config_of(path: Path, kind: str, **dataset: Any) -> Config:
     return Config(dataset=given, tokenize={"max_document_bytes": 100})
 
 
-def simply(documents: Documents, skipped: list[Skipped]) -> tuple[Any, ...]:
+def simply(documents: Documents, skipped: list[Skipped], empty: np.ndarray) -> tuple[Any, ...]:
     if documents.encoded is not None:
         assert [raw.decode() for raw in documents.encoded] == next(iter(documents.fields.values()))
     fields = {name: list(values) for name, values in documents.fields.items() if values}
-    return list(documents.addresses), fields, list(documents.n_bytes), skipped
+    return list(documents.addresses), fields, list(documents.n_bytes), skipped, empty.tolist()
 
 
 def check(config: Config, is_cut: bool = False) -> int:
@@ -99,11 +100,18 @@ def test_lines_of_json(tmp_path: Path, case: str, msgspec: bool, monkeypatch: py
     assert check(config_of(path, kind, **dataset, fractions=fractions), is_cut=True) > 10 or case == "template"
 
 
-def test_lines_of_text(tmp_path: Path) -> None:
+@pytest.mark.parametrize("plain", [0.0, 1.0, 0.98])
+@pytest.mark.parametrize("last", [b"", b"\n", b"the last", b"the last\n"])
+def test_lines_of_text(tmp_path: Path, plain: float, last: bytes) -> None:
     path = tmp_path / "a.txt"
     chance = random.Random(0)
-    lines = [text.replace("\n", "").encode() for text in TEXTS] + [b"\xff", b"\xe6\xbc", b"y" * 101]
-    path.write_bytes(b"".join(chance.choice(lines) + chance.choice([b"\n", b"\r\n"]) for _ in range(400)))
+    lines = [text.replace("\n", "").encode() for text in TEXTS]
+    odd = [b"\xff\n", b"\xe6\xbc\n", b"y" * 101 + b"\n", b"a line\r\n", b"\r\n", b"\r"]
+
+    def line() -> bytes:
+        return chance.choice(lines) + b"\n" if chance.random() < plain else chance.choice(odd)
+
+    path.write_bytes(b"".join(line() for _ in range(400)) + last)
     assert check(config_of(path, "text")) > 10
     assert check(config_of(path, "text", fields={"text": "none"})) > 10
 

@@ -127,13 +127,16 @@ def test_skipped_documents_are_counted_with_the_shard_that_follows(tmp_path: Pat
     batch = tokens_of([3, 3])._replace(
         addresses=np.array([1, 3]),
         skipped=(Skipped(0, "a", "", 7), Skipped(2, "b", "", 0), Skipped(4, "b", "", 0)),
+        empty=np.array([2, 5, 6]),
     )
     writer.add(batch)
     writer.close()
-    assert [(record.skipped, record.read_until) for record in writer.records] == [({"a": 1}, 2), ({"b": 1}, 4)]
+    assert [(record.skipped, record.read_until) for record in writer.records] == [
+        ({"a": 1}, 2), ({"b": 1, "empty": 1}, 4),
+    ]  # fmt: skip
     # A document that was read and then refused counts towards the caps; a row that was none does not.
     assert [(record.read_documents, record.read_bytes) for record in writer.records] == [(2, 12), (3, 17)]
-    assert writer.left_over() == {"b": 1}
+    assert writer.left_over() == {"b": 1, "empty": 2}
 
 
 def test_rows_without_documents_take_no_memory(tmp_path: Path) -> None:
@@ -141,9 +144,8 @@ def test_rows_without_documents_take_no_memory(tmp_path: Path) -> None:
     tracemalloc.start()
     for batch in range(50):  # a document, and 2,000 empty lines behind it; of the first batches there is no document
         begun = batch * 10_000
-        skipped = tuple(Skipped(begun + 1 + i, "empty", "", 0) for i in range(2_000))
         documents = tokens_of([3] * (batch > 30), begun)
-        writer.add(documents._replace(skipped=skipped))
+        writer.add(documents._replace(empty=begun + 1 + np.arange(2_000)))
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     writer.close()
