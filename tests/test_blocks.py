@@ -23,9 +23,9 @@ VALUES = [*TEXTS, None, 3, 0.5, True, ["a"], {"inner": "b"}, 2**70, -0.0]
 LINES = ["", "  ", "{", "[1]", "17", '"text"', "null", '{"text": "\\ud800"}', '{"other": "a"}', "\ufeff{}", "\x00" * 9]
 
 
-def config_of(path: Path, kind: str, **dataset: Any) -> Config:
+def config_of(path: Path, kind: str, longest: int = 100, **dataset: Any) -> Config:
     given = {"source": "files", "path": str(path), "kind": kind, "text_unit": "line", **dataset}
-    return Config(dataset=given, tokenize={"max_document_bytes": 100})
+    return Config(dataset=given, tokenize={"max_document_bytes": longest})
 
 
 def simply(documents: Documents, skipped: list[Skipped], empty: np.ndarray) -> tuple[Any, ...]:
@@ -57,7 +57,7 @@ def check(config: Config, is_cut: bool = False) -> int:
 
 def one_split(config: Config) -> Source:
     path = Path(str(config.dataset.path))
-    return FileSource({"train": (0.0, 1.0)}, [[path]], "line", 100, config.dataset.kind)
+    return FileSource({"train": (0.0, 1.0)}, [[path]], "line", config.tokenize.max_document_bytes, config.dataset.kind)
 
 
 @pytest.fixture(autouse=True)
@@ -67,8 +67,11 @@ def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def write_lines(path: Path, chance: random.Random, names: tuple[str, ...]) -> None:
     with open(path, "w", encoding="utf-8", newline="") as file:
-        for _ in range(300):
-            # Most are plain, so that a unit of them is read without a look at its rows.
+        for i in range(600):
+            # Half are plain, many in a row, so that units of them are read without a look at their rows.
+            if i // 50 % 2:
+                file.write(json.dumps({name: chance.choice(TEXTS) for name in (*names, "more")}) + "\n")
+                continue
             values = TEXTS[:3] if chance.random() < 0.7 else VALUES
             record = {name: chance.choice(values) for name in (*names, "more") if chance.random() < 0.97}
             line = json.dumps(record, ensure_ascii=chance.random() < 0.5)
@@ -100,20 +103,21 @@ def test_lines_of_json(tmp_path: Path, case: str, msgspec: bool, monkeypatch: py
     assert check(config_of(path, kind, **dataset, fractions=fractions), is_cut=True) > 10 or case == "template"
 
 
+@pytest.mark.parametrize("longest", [100, 800])  # a unit of lines is more than the first, and hardly ever the second
 @pytest.mark.parametrize("plain", [0.0, 1.0, 0.98])
 @pytest.mark.parametrize("last", [b"", b"\n", b"the last", b"the last\n"])
-def test_lines_of_text(tmp_path: Path, plain: float, last: bytes) -> None:
+def test_lines_of_text(tmp_path: Path, longest: int, plain: float, last: bytes) -> None:
     path = tmp_path / "a.txt"
     chance = random.Random(0)
     lines = [text.replace("\n", "").encode() for text in TEXTS]
-    odd = [b"\xff\n", b"\xe6\xbc\n", b"y" * 101 + b"\n", b"a line\r\n", b"\r\n", b"\r"]
+    odd = [b"\xff\n", b"\xe6\xbc\n", b"y" * (longest + 1) + b"\n", b"a line\r\n", b"\r\n", b"\r"]
 
     def line() -> bytes:
         return chance.choice(lines) + b"\n" if chance.random() < plain else chance.choice(odd)
 
     path.write_bytes(b"".join(line() for _ in range(400)) + last)
-    assert check(config_of(path, "text")) > 10
-    assert check(config_of(path, "text", fields={"text": "none"})) > 10
+    assert check(config_of(path, "text", longest)) > 10
+    assert check(config_of(path, "text", longest, fields={"text": "none"})) > 10
 
 
 @pytest.mark.parametrize("form", ["parquet", "arrow"])
