@@ -40,7 +40,8 @@ def rows_of(path: Path, text_unit: TextUnit, longest: int) -> Iterator[Row]:
         elif text_unit == "file":
             yield _whole(path, longest)
         elif text_unit == "line":
-            yield from (_text_row(path, *line) for line in _lines(path, longest))
+            name = shown(path)
+            yield from (_text_row(name, *line) for line in _lines(path, longest))
         else:
             yield from _paragraphs(path, longest)
 
@@ -56,8 +57,9 @@ def parallel_rows(paths: list[Path], names: list[str], longest: int) -> Iterator
             f"line-parallel files differ in length: {shown(paths[0])} has {counts[0]:,} lines, {shown(paths[1])} has "
             f"{counts[1]:,}; line n of one must belong to line n of the other"
         )
+    files = list(map(shown, paths))
     for one, other in zip(_lines(paths[0], longest), _lines(paths[1], longest), strict=True):
-        rows = [_text_row(path, *line) for path, line in zip(paths, (one, other), strict=True)]
+        rows = [_text_row(name, *line) for name, line in zip(files, (one, other), strict=True)]
         bad = next((row for row in rows if row.record is None), None)
         texts = [row.record["text"] for row in rows if row.record is not None]
         yield bad or Row(rows[0].where, dict(zip(names, texts, strict=True)))
@@ -93,11 +95,12 @@ def _lines(path: Path, longest: int) -> Iterator[tuple[int, bytes | None]]:
             yield number, None
 
 
-def _text_row(path: Path, number: int, raw: bytes | None) -> Row:
-    row = text_row(raw, f"{shown(path)}:{number}")
+def _text_row(name: str, number: int, raw: bytes | None) -> Row:
+    """name: of the file; number: of the line in it that the text begins with."""
+    row = text_row(raw, f"{name}:{number}")
     if raw is not None and row.reason == "not UTF-8":
         line = number + raw[: _bad_byte(raw)].count(b"\n")
-        return row._replace(where=f"{shown(path)}:{line}")
+        return row._replace(where=f"{name}:{line}")
     return row
 
 
@@ -127,11 +130,12 @@ def _whole(path: Path, longest: int) -> Row:
         return Row(
             f"{shown(path)}:1", None, "too long", "the whole file is one document; dataset.text_unit: paragraph or line"
         )
-    return _text_row(path, 1, raw.replace(b"\r\n", b"\n"))
+    return _text_row(shown(path), 1, raw.replace(b"\r\n", b"\n"))
 
 
 def _paragraphs(path: Path, longest: int) -> Iterator[Row]:
     """What stands between empty lines."""
+    name = shown(path)
     block: list[bytes] = []
     first, size = 0, -1  # a newline less than lines
     for number, line in _lines(path, longest):
@@ -141,15 +145,16 @@ def _paragraphs(path: Path, longest: int) -> Iterator[Row]:
             if line is not None and size <= longest:
                 block.append(line)
         elif first:
-            yield _text_row(path, first, b"\n".join(block) if size <= longest else None)
+            yield _text_row(name, first, b"\n".join(block) if size <= longest else None)
             block, first, size = [], 0, -1
     if first:
-        yield _text_row(path, first, b"\n".join(block) if size <= longest else None)
+        yield _text_row(name, first, b"\n".join(block) if size <= longest else None)
 
 
 def _json_rows(path: Path, longest: int) -> Iterator[Row]:
+    name = shown(path)
     for number, raw in _lines(path, ESCAPED * longest):
-        row = json_row(raw, f"{shown(path)}:{number}", is_first=number == 1)
+        row = json_row(raw, f"{name}:{number}", is_first=number == 1)
         if row is not None:
             yield row
 
