@@ -1,13 +1,14 @@
 """Files, or a function -> a source: rows in units, which any process can read by themselves, in any order.
 
 A unit is about two megabytes: a byte range of lines, a row group of Parquet, a row range of Arrow, some whole texts.
-What cannot be cut (csv, compressed files, paragraphs, functions) is one unit a file. Units and the rows in them are
+What cannot be cut (csv, compressed files, paragraphs, functions) is one unit a file; compressed lines are taken apart
+in it by whoever wants them, many at a time. Units and the rows in them are
 counted from 0, whoever reads them; the address of a document is unit << 32 | row, and grows along the source.
 """
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +28,9 @@ LARGE = 1 << 26  # a unit above this is read in pieces, never held at once
 ROW = 32  # bits of a row's number in an address
 
 Share = tuple[float, float]  # [low, high) of [0, 1)
-Reader = Literal["lines", "json", "parquet", "arrow", "texts", "whole", "parallel"]
+Reader = Literal[
+    "lines", "json", "compressed lines", "compressed json", "parquet", "arrow", "texts", "whole", "parallel"
+]  # fmt: skip
 
 
 def unit_of(address: int) -> int:
@@ -73,6 +76,15 @@ class Source:
         """The rows of a unit at once, columns by their names; None where it can only be read row by row."""
         return None
 
+    def lines(self, unit: int) -> Iterator[tuple[int, reading.Lines]] | None:
+        """Of a unit that only one process can read, lines that follow one another, and the number of the first; None
+        where it has none."""
+        return None
+
+    def block_of(self, unit: int, first: int, lines: reading.Lines, names: Sequence[str]) -> Block:
+        """The same as `block`, of such lines. first: the number of their first row."""
+        raise NotImplementedError
+
     def where(self, unit: int, row: int) -> str:
         """How a user finds a row: "file:line"."""
         raise NotImplementedError
@@ -86,10 +98,10 @@ class Source:
         first, stratum = self.numbers(unit)
         return place_of(first + row, stratum)
 
-    def places(self, unit: int, rows: int) -> np.ndarray:
-        """The same of the first rows of a unit. -> (rows,)"""
+    def places(self, unit: int, start: int, rows: int) -> np.ndarray:
+        """The same of some rows of a unit, from row `start` on. -> (rows,)"""
         first, stratum = self.numbers(unit)
-        return places_from(first, rows, stratum)
+        return places_from(first + start, rows, stratum)
 
     def numbers(self, unit: int) -> tuple[int, int]:
         """-> the number of a unit's first row, and in which count of rows: one for all units, or each has its own."""
@@ -150,7 +162,8 @@ class FileSource(Source):
     def is_small(self, unit: int) -> bool:
         """Whether it can be cut out of its file, and is no huge row group."""
         piece, _ = self._find(unit)
-        return piece.reader not in ("whole", "parallel") and piece.n_bytes // piece.units <= LARGE
+        is_cut = piece.reader in ("lines", "json", "parquet", "arrow", "texts")
+        return is_cut and piece.n_bytes // piece.units <= LARGE
 
     def rows(self, unit: int, start: int = 0) -> Iterator[tuple[int, Row]]:
         """Of one unit of a file, or of the files that are read together."""
@@ -162,8 +175,7 @@ class FileSource(Source):
         piece, number = self._find(unit)
         if piece.reader in ("lines", "json"):
             lines, read = self._lines(piece, number)
-            row = self._row_of_lines(piece, number, lines)
-            return Block(_texts(lines, piece.reader, names), row, xxh3_128_hexdigest(read))
+            return replace(self.block_of(unit, 0, lines, names), digest=xxh3_128_hexdigest(read))
         first = piece.ends[number - 1] if number else 0
         columns = None
         if piece.reader == "parquet":
@@ -178,25 +190,40 @@ class FileSource(Source):
             self.digest(unit),
         )  # fmt: skip
 
+    def lines(self, unit: int) -> Iterator[tuple[int, reading.Lines]] | None:
+        """Of compressed files of lines."""
+        piece, _ = self._find(unit)
+        return self._streamed(piece) if piece.reader in ("compressed lines", "compressed json") else None
+
+    def _streamed(self, piece: Piece) -> Iterator[tuple[int, reading.Lines]]:
+        first = 0
+        for lines in reading.streamed_lines(piece.paths[0], self._longest_line(piece)):
+            yield first, lines
+            first += lines.number
+
+    def block_of(self, unit: int, first: int, lines: reading.Lines, names: Sequence[str]) -> Block:
+        """Of a file of lines, cut or compressed."""
+        piece, number = self._find(unit)
+        return Block(_texts(lines, piece.reader, names), _row_of_lines(piece, lines, number == first == 0), "")
+
     def _lines(self, piece: Piece, number: int) -> tuple[reading.Lines, memoryview]:
-        longest = self.longest * (ESCAPED if piece.reader == "json" else 1)
-        return reading.block_lines(piece.paths[0], *_bytes_of(piece, number), longest)
+        return reading.block_lines(piece.paths[0], *_bytes_of(piece, number), self._longest_line(piece))
 
-    def _row_of_lines(self, piece: Piece, number: int, lines: reading.Lines) -> Callable[[int], Row | None]:
-        def row(i: int) -> Row | None:
-            line = lines.each[i]
-            content = None if line is None else reading.without_end(line)
-            if piece.reader == "lines":
-                return reading.text_row(content)
-            return json_lines.json_row(content, "", number == i == 0)
-
-        return row
+    def _longest_line(self, piece: Piece) -> int:
+        return self.longest * (ESCAPED if "json" in piece.reader else 1)
 
     def _rows(self, piece: Piece, number: int) -> Iterator[tuple[int, Row | None]]:
         path = piece.paths[0]
         if piece.reader in ("lines", "json"):
             lines, _ = self._lines(piece, number)
-            return enumerate(map(self._row_of_lines(piece, number, lines), range(len(lines.each))))
+            return enumerate(map(_row_of_lines(piece, lines, number == 0), range(len(lines.each))))
+        if piece.reader in ("compressed lines", "compressed json"):
+            return (
+                (first + i, row(i))
+                for first, lines in self._streamed(piece)
+                for row in [_row_of_lines(piece, lines, first == 0)]
+                for i in range(len(lines.each))
+            )
         first = piece.ends[number - 1] if number else 0
         if piece.reader == "parquet":
             return enumerate(tables.parquet_group_rows(path, number, first))
@@ -212,6 +239,8 @@ class FileSource(Source):
         if piece.reader in ("lines", "json"):
             start = number * UNIT_BYTES
             return f"{shown(piece.paths[0])}:{_lines_begun(piece.paths[0], start) + row + 1}"
+        if piece.reader in ("compressed lines", "compressed json"):
+            return f"{shown(piece.paths[0])}:{row + 1}"
         if piece.reader in ("parquet", "arrow"):
             return f"{shown(piece.paths[0])}:{(piece.ends[number - 1] if number else 0) + row + 1}"
         return next((found.where for _, found in self.rows(unit, row)), shown(piece.paths[0]))
@@ -254,12 +283,27 @@ class FileSource(Source):
 def _texts(lines: reading.Lines, reader: Reader, names: Sequence[str]) -> list[list[Any]]:
     """Columns of some lines, as `Block` has them."""
     together = lines.together
-    if reader == "lines":
+    if "json" not in reader:
         texts = None if together is None else reading.line_texts_at_once(together)
         found: list[Any] = reading.line_texts(lines.each) if texts is None else texts  # type: ignore[assignment]
         return [found if name == "text" else [None] * len(found) for name in names]  # it is their one field
     columns = None if together is None else json_lines.json_texts_at_once(together, names)
     return json_lines.json_texts(lines.each, names) if columns is None else columns
+
+
+def _row_of_lines(piece: Piece, lines: reading.Lines, are_first: bool) -> Callable[[int], Row | None]:
+    """are_first: of their file."""
+
+    def row(i: int) -> Row | None:
+        line = lines.each[i]
+        content = None if line is None else reading.without_end(line)
+        return (
+            json_lines.json_row(content, "", are_first and i == 0)
+            if "json" in piece.reader
+            else reading.text_row(content)
+        )
+
+    return row
 
 
 def _bytes_of(piece: Piece, number: int) -> tuple[int, int]:
@@ -351,12 +395,14 @@ def _reader_of(group: list[Path], text_unit: TextUnit) -> Reader:
         return "parquet" if kind == ".parquet" else "arrow"
     is_cut = group[0].suffix not in COMPRESSED
     if kind in (".jsonl", ".ndjson", ".json"):
-        return "json" if is_cut else "whole"
+        return "json" if is_cut else "compressed json"
     if kind in (".csv", ".tsv"):
         return "whole"
     if text_unit == "file":
         return "texts"
-    return "lines" if text_unit == "line" and is_cut else "whole"
+    if text_unit == "line":
+        return "lines" if is_cut else "compressed lines"
+    return "whole"
 
 
 def _table_units(path: Path, reader: Reader, n_bytes: int) -> tuple[tuple[int, ...], int]:

@@ -11,6 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import IO
+
+import numpy as np
 
 from corpus.files import BOM, ESCAPED, Row, TextUnit, damage, kind_of, opened
 from corpus.json_lines import json_row
@@ -19,6 +22,7 @@ from utils.files import shown
 from utils.messages import UserError
 
 LINE_BYTES = 1 << 16  # beyond a block, in which its last line ends if that is no longer
+STREAM_BYTES = 1 << 20  # of a file that is read from its start, at once
 
 
 def rows_of(path: Path, text_unit: TextUnit, longest: int) -> Iterator[Row]:
@@ -195,6 +199,12 @@ class Lines:
     longest: int  # bytes of a line without its end
 
     @property
+    def number(self) -> int:
+        """How many there are."""
+        is_end = np.frombuffer(self.data, np.uint8)[self.start : self.stop] == ord("\n")
+        return int(np.count_nonzero(is_end)) + bool(len(is_end) and not is_end[-1])
+
+    @property
     def together(self) -> memoryview | None:
         """All of them; None where one may be too long."""
         return memoryview(self.data)[self.start : self.stop] if self.stop - self.start <= self.longest else None
@@ -230,6 +240,34 @@ def block_lines(path: Path, start: int, stop: int, longest: int) -> tuple[Lines,
             data = data[first:] + file.readline(max(0, longest + len(b"\r\n") + 1 - last))
             first, end = 0, len(data)
     return Lines(data, first, end, longest), own
+
+
+def streamed_lines(path: Path, longest: int) -> Iterator[Lines]:
+    """All lines of a file, compressed or not, about STREAM_BYTES at a time.
+
+    longest: bytes of a line without its end; of one that is longer no more is held than tells that.
+    Raises UserError where the file cannot be read, or is damaged."""
+    cut = longest + len(b"\r\n") + 1
+    with damage(path), opened(path) as file:
+        data = file.read(len(BOM)).removeprefix(BOM)
+        while more := file.read(STREAM_BYTES):
+            data += more
+            if end := data.rfind(b"\n") + 1:
+                yield Lines(data, 0, end, longest)
+                data = data[end:]
+            if len(data) >= cut:
+                yield Lines(data, 0, cut, longest)
+                data = _behind_line(file)
+        if data:
+            yield Lines(data, 0, len(data), longest)
+
+
+def _behind_line(file: IO[bytes]) -> bytes:
+    """Reads past the end of a line. -> what was read beyond it"""
+    while more := file.read(STREAM_BYTES):
+        if end := more.find(b"\n") + 1:
+            return more[end:]
+    return b""
 
 
 def without_end(line: bytes) -> bytes:

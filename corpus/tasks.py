@@ -13,6 +13,7 @@ import numpy as np
 from corpus.documents import EMPTY, Bad, Columns, Reader
 from corpus.encoding import Documents, Encoder, Piece, in_columns
 from corpus.inputs import ROW, Source, address_of, unit_of
+from corpus.reading import Lines
 from corpus.shards import Skipped, Tokens, joined
 from utils.memory import Freed
 
@@ -35,7 +36,8 @@ class Task:
     source: int
     since: dict[str, int]  # for the splits that are wanted: rows before that address are done
     units: range  # to be read by the worker
-    rows: list[Found] = field(default_factory=list)  # or read already
+    rows: list[Found] = field(default_factory=list)  # or read already,
+    lines: tuple[int, int, Lines] | None = None  # or to be taken apart: the unit, the first row's number, lines
     ended: tuple[int, ...] = ()  # units of which nothing is left: their hash is asked for
 
 
@@ -63,6 +65,8 @@ class Work:
         made: dict[str, list[Tokens]] = {split: [] for split in task.since}
         digests = [(unit, source.digest(unit)) for unit in task.ended]
         self._encode(source, gathered(task.rows), made)
+        if task.lines is not None:
+            self._encode(source, read_lines(source, *task.lines, self.reader, task.since), made)
         for unit in task.units:
             read, digest = read_unit(source, unit, self.reader, task.since)
             digests.append((unit, digest))
@@ -114,18 +118,25 @@ def read_unit(source: Source, unit: int, reader: Reader, since: dict[str, int]) 
     block = None if names is None else source.block(unit, names)
     if block is None:
         return gathered(find(source, unit, reader, since)), source.digest(unit)
-    columns = reader.read_block(block)
-    return divided(columns, source, unit, since), block.digest
+    return divided(reader.read_block(block), source, unit, 0, since), block.digest
 
 
-def divided(columns: Columns, source: Source, unit: int, since: dict[str, int]) -> dict[str, Read]:
-    """The rows of a unit -> what each split has of them."""
-    rows, begin = len(columns.n_bytes), address_of(unit)
+def read_lines(
+    source: Source, unit: int, first: int, lines: Lines, reader: Reader, since: dict[str, int]
+) -> dict[str, Read]:
+    """-> what each split has of lines of a unit that another process has read. first: the number of their first row"""
+    block = source.block_of(unit, first, lines, reader.fields.columns or ())
+    return divided(reader.read_block(block), source, unit, first, since)
+
+
+def divided(columns: Columns, source: Source, unit: int, start: int, since: dict[str, int]) -> dict[str, Read]:
+    """Rows of a unit, from row `start` on -> what each split has of them."""
+    rows, begin = len(columns.n_bytes), address_of(unit, start)
     is_empty, is_document = np.zeros(rows, bool), np.ones(rows, bool)
     is_empty[columns.empty] = True
     is_document[[*columns.empty, *columns.bad]] = False
     shares = _shares(source, since)
-    places = None if _whole(shares) else source.places(unit, rows)
+    places = None if _whole(shares) else source.places(unit, start, rows)
     read = {}
     for split, low, high, first in shares:
         own = np.arange(max(0, first - begin), rows)
@@ -177,13 +188,19 @@ def find(source: Source, unit: int, reader: Reader, since: dict[str, int], start
 def tasks(source: Source, number: int, units: range, reader: Reader, since: dict[str, int]) -> Iterator[Task]:
     """The tasks of some units of a source. number: of the source. since: by split, what is done before."""
     first = min(since.values())
+    is_plain = reader.fields.columns is not None
     begin = n_bytes = 0
     for unit in units:
         if not source.is_small(unit):
             if n_bytes:
                 yield Task(number, since, range(begin, unit))
                 n_bytes = 0
-            yield from _read_here(source, number, unit, reader, since, max(0, first - address_of(unit)))
+            start = max(0, first - address_of(unit))
+            lines = source.lines(unit) if is_plain else None
+            if lines is None:
+                yield from _read_here(source, number, unit, reader, since, start)
+            else:
+                yield from _taken_apart(lines, number, unit, since, start)
             continue
         begin = begin if n_bytes else unit
         n_bytes += max(1, source.unit_bytes(unit))
@@ -192,6 +209,15 @@ def tasks(source: Source, number: int, units: range, reader: Reader, since: dict
             n_bytes = 0
     if n_bytes:
         yield Task(number, since, range(begin, units.stop))
+
+
+def _taken_apart(
+    found: Iterator[tuple[int, Lines]], number: int, unit: int, since: dict[str, int], start: int
+) -> Iterator[Task]:
+    for first, lines in found:
+        if first + lines.number > start:
+            yield Task(number, since, range(0), lines=(unit, first, lines))
+    yield Task(number, since, range(0), ended=(unit,))
 
 
 def _read_here(
@@ -205,4 +231,4 @@ def _read_here(
         if len(rows) == PIECE_DOCUMENTS or n_bytes >= PIECE_BYTES:
             yield Task(number, since, range(0), rows)
             rows, n_bytes = [], 0
-    yield Task(number, since, range(0), rows, (unit,))
+    yield Task(number, since, range(0), rows, ended=(unit,))

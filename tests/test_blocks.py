@@ -1,5 +1,6 @@
 """A unit read at once, by columns, gives what its rows give one by one: the same documents, the same bad rows."""
 
+import gzip
 import json
 import random
 from pathlib import Path
@@ -9,14 +10,14 @@ import numpy as np
 import pytest
 
 from configs.schema import Config
-from corpus import inputs, json_lines
+from corpus import inputs, json_lines, reading
 from corpus.documents import Reader
 from corpus.encoding import Documents
 from corpus.inputs import FileSource, Source
 from corpus.shards import Skipped
 from corpus.sources import sources
 from corpus.splitting import place_of, places_from
-from corpus.tasks import find, gathered, read_unit
+from corpus.tasks import find, gathered, read_lines, read_unit, tasks
 
 TEXTS = ["plain", "über", "漢字 🤗", "", " ", "\u2003\n", "x" * 90, "ü" * 60, "a\x00b", "line\n", "\u0085"]
 VALUES = [*TEXTS, None, 3, 0.5, True, ["a"], {"inner": "b"}, 2**70, -0.0]
@@ -118,6 +119,62 @@ def test_lines_of_text(tmp_path: Path, longest: int, plain: float, last: bytes) 
     path.write_bytes(b"".join(line() for _ in range(400)) + last)
     assert check(config_of(path, "text", longest)) > 10
     assert check(config_of(path, "text", longest, fields={"text": "none"})) > 10
+
+
+def check_streamed(config: Config, path: Path) -> None:
+    """A compressed file, taken apart by other processes, gives what its rows give one by one."""
+    (source,) = sources(config)
+    reader = Reader(config)
+    with gzip.open(path) as file:
+        content = file.read().removeprefix(b"\xef\xbb\xbf")
+    plain = path.with_suffix("")
+    plain.write_bytes(content)
+    kind, longest = config.dataset.kind, config.tokenize.max_document_bytes
+    expected = list(FileSource({"train": (0.0, 1.0)}, [[plain]], "line", longest, kind).rows(0))
+    assert [(number, *row[1:]) for number, row in source.rows(0)] == [(number, *row[1:]) for number, row in expected]
+    assert source.where(0, 17) == f"{path}:18"
+    for since in (0, 40, 10**6):
+        done = dict.fromkeys(source.shares, since)
+        todo = list(tasks(source, 0, range(1), reader, done))
+        assert todo[-1].ended == (0,) and not any(task.rows for task in todo)
+        parts = [read_lines(source, *task.lines, reader, done) for task in todo[:-1] if task.lines is not None]
+        assert len(parts) == len(todo) - 1 and (since or len(parts) > 10)
+        whole = gathered(find(source, 0, reader, done))
+        assert set(whole) == {split for part in parts for split in part}
+        for split, read in whole.items():
+            of_split = [simply(*part[split]) for part in parts if split in part]
+            addresses, fields, n_bytes, skipped, empty = simply(*read)
+            for value, place in ((addresses, 0), (n_bytes, 2), (skipped, 3), (empty, 4)):
+                assert value == [one for part in of_split for one in part[place]]
+            assert fields == {name: [one for part in of_split for one in part[1].get(name, [])] for name in fields}
+
+
+@pytest.mark.parametrize("longest", [100, 800])
+@pytest.mark.parametrize("last", [b"", b"\n", b"the last", b"z" * 900, b"z" * 900 + b"\n"])
+def test_compressed_lines(tmp_path: Path, longest: int, last: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "STREAM_BYTES", 300)
+    monkeypatch.setattr(inputs, "UNIT_BYTES", 1 << 20)
+    chance = random.Random(2)
+    cut = {"text_unit": "line", "fractions": {"train": 0.7, "validation": 0.2, "test": 0.1}}
+    path = tmp_path / "a.txt.gz"
+    lines = [b"", b" ", b"plain", "über".encode(), b"\xff", b"y" * longest, b"y" * (longest + 1), b"y" * (longest + 2),
+             b"y" * 3 * longest, b"\x00"]  # fmt: skip
+    content = b"".join(chance.choice(lines) + chance.choice([b"\n", b"\n", b"\r\n"]) for _ in range(300)) + last
+    path.write_bytes(gzip.compress(b"\xef\xbb\xbf" + content))
+    check_streamed(config_of(path, "text", longest, **cut), path)
+    write_lines(tmp_path / "b.jsonl", chance, ("text",))
+    path = tmp_path / "b.jsonl.gz"
+    path.write_bytes(gzip.compress((tmp_path / "b.jsonl").read_bytes() + last))
+    check_streamed(config_of(path, "text", longest, **cut), path)
+
+
+def test_a_long_line_of_a_compressed_file_is_not_held(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt.gz"
+    with gzip.open(path, "wb", 1) as file:
+        file.write(b"first\n" + b"x" * 30_000_000 + b"\nlast")
+    blocks = list(reading.streamed_lines(path, 1000))
+    assert [line for lines in blocks for line in lines.each] == [b"first\n", None, b"last"]
+    assert max(len(lines.data) for lines in blocks) <= reading.STREAM_BYTES + 1010
 
 
 @pytest.mark.parametrize("form", ["parquet", "arrow"])
