@@ -1,9 +1,9 @@
 """Files, or a function -> a source: rows in units, which any process can read by themselves, in any order.
 
 A unit is about two megabytes: a byte range of lines, a row group of Parquet, a row range of Arrow, some whole texts.
-What cannot be cut (csv, compressed files, paragraphs, functions) is one unit a file; compressed lines are taken apart
-in it by whoever wants them, many at a time. Units and the rows in them are
-counted from 0, whoever reads them; the address of a document is unit << 32 | row, and grows along the source.
+What cannot be cut (csv, compressed files, paragraphs, functions) is one unit a file; of compressed lines others can be
+given many at a time. Units and the rows in them are counted from 0, whoever reads them; the address of a document is
+unit << 32 | row, and grows along the source.
 """
 
 from bisect import bisect_right
@@ -297,11 +297,9 @@ def _row_of_lines(piece: Piece, lines: reading.Lines, are_first: bool) -> Callab
     def row(i: int) -> Row | None:
         line = lines.each[i]
         content = None if line is None else reading.without_end(line)
-        return (
-            json_lines.json_row(content, "", are_first and i == 0)
-            if "json" in piece.reader
-            else reading.text_row(content)
-        )
+        if "json" in piece.reader:
+            return json_lines.json_row(content, "", are_first and i == 0)
+        return reading.text_row(content)
 
     return row
 

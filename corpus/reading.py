@@ -250,13 +250,13 @@ def streamed_lines(path: Path, longest: int) -> Iterator[Lines]:
     cut = longest + len(b"\r\n") + 1
     with damage(path), opened(path) as file:
         data = file.read(len(BOM)).removeprefix(BOM)
-        while more := file.read(STREAM_BYTES):
+        while more := file.read(max(STREAM_BYTES, len(data))):  # twice as much of a line whose end is not in sight
             data += more
             if end := data.rfind(b"\n") + 1:
                 yield Lines(data, 0, end, longest)
                 data = data[end:]
             if len(data) >= cut:
-                yield Lines(data, 0, cut, longest)
+                yield Lines(data[:cut], 0, cut, longest)
                 data = _behind_line(file)
         if data:
             yield Lines(data, 0, len(data), longest)
