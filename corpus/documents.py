@@ -18,7 +18,8 @@ from configs.schema import Config
 from corpus import synthetic
 from corpus.fields import BadRecord, Fields, texts_of
 from corpus.files import COMPRESSED, Row, kind_of
-from corpus.inputs import Block, FunctionSource, Source, address_of
+from corpus.functions import FunctionSource
+from corpus.inputs import Block, Source, address_of
 from corpus.raw import is_stored, is_streamed, raw_manifest
 from corpus.sources import share_of, source_of, split_files
 from utils.hashing import sha256_file, sha256_json
@@ -85,7 +86,7 @@ class Bad(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """The rows of a unit: their fields by name, and what is no document."""
+    """Rows of a unit: their fields by name, and what is no document."""
 
     fields: dict[str, list[Any]]
     encoded: list[list[bytes]]  # the same in UTF-8, in the order of the fields

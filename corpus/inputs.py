@@ -1,13 +1,13 @@
-"""Files, or a function -> a source: rows in units, which any process can read by themselves, in any order.
+"""Files -> a source: rows in units, which any process can read by themselves, in any order.
 
 A unit is about two megabytes: a byte range of lines, a row group of Parquet, a row range of Arrow, some whole texts.
-What cannot be cut (csv, compressed files, paragraphs, functions) is one unit a file; of compressed lines others can be
-given many at a time. Units and the rows in them are counted from 0, whoever reads them; the address of a document is
-unit << 32 | row, and grows along the source.
+What cannot be cut (csv, compressed files, paragraphs, functions) is one unit a file; the lines of a compressed file are
+read by one process, which can hand them to others, many at a time. Units and the rows in them are counted from 0,
+whoever reads them; the address of a document is unit << 32 | row, and grows along the source.
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
@@ -45,11 +45,11 @@ def address_of(unit: int, row: int = 0) -> int:
 
 @dataclass(frozen=True)
 class Block:
-    """A unit of which some columns of text are read at once."""
+    """A unit, or some lines of one, of which some columns of text are read at once."""
 
     columns: list[list[Any]]  # the text of each row; anything else where a row is to be looked at by itself:
     row: Callable[[int], Row | None]  # as `Source.rows` has it; None where there is none
-    digest: str  # of the unit
+    digest: str  # of the unit; empty where it is of some lines
 
 
 class Source:
@@ -69,11 +69,11 @@ class Source:
         return sum(max(1, self.unit_bytes(before)) for before in range(unit))
 
     def rows(self, unit: int, start: int = 0) -> Iterator[tuple[int, Row]]:
-        """(number in the unit, row) from row `start` on. Rows of files that are cut have no `where`: see below."""
+        """(number in the unit, row) from row `start` on. Rows of lines have no `where`: see below."""
         raise NotImplementedError
 
     def block(self, unit: int, names: Sequence[str]) -> Block | None:
-        """The rows of a unit at once, columns by their names; None where it can only be read row by row."""
+        """The rows of a unit at once, columns by their names; None where that cannot be."""
         return None
 
     def lines(self, unit: int) -> Iterator[tuple[int, reading.Lines]] | None:
@@ -82,7 +82,7 @@ class Source:
         return None
 
     def block_of(self, unit: int, first: int, lines: reading.Lines, names: Sequence[str]) -> Block:
-        """The same as `block`, of such lines. first: the number of their first row."""
+        """Lines of a unit as `block` has a whole one. first: the number of their first row."""
         raise NotImplementedError
 
     def where(self, unit: int, row: int) -> str:
@@ -160,7 +160,7 @@ class FileSource(Source):
         return piece.n_bytes // piece.units
 
     def is_small(self, unit: int) -> bool:
-        """Whether it can be cut out of its file, and is no huge row group."""
+        """Whether it can be cut out of its file, and is no huge row group; else the main process reads the file."""
         piece, _ = self._find(unit)
         is_cut = piece.reader in ("lines", "json", "parquet", "arrow", "texts")
         return is_cut and piece.n_bytes // piece.units <= LARGE
@@ -275,19 +275,22 @@ class FileSource(Source):
 
     def sizes(self) -> str:
         """Of the kinds and sizes of the files, in their order."""
+        # That blank lines of compressed JSON are counted as rows is newer than the format of shards: what was begun
+        # before that cannot be gone on with.
+        mark = {"compressed json": ["every line is a row"]}
         return sha256_json([
-            [kind_of(path), path.stat().st_size] for piece in self.pieces for path in piece.paths
+            [kind_of(path), path.stat().st_size, *mark.get(piece.reader, [])]
+            for piece in self.pieces for path in piece.paths
         ])  # fmt: skip
 
 
 def _texts(lines: reading.Lines, reader: Reader, names: Sequence[str]) -> list[list[Any]]:
     """Columns of some lines, as `Block` has them."""
-    together = lines.together
     if "json" not in reader:
-        texts = None if together is None else reading.line_texts_at_once(together)
+        texts = reading.line_texts_at_once(lines.together, lines.longest)
         found: list[Any] = reading.line_texts(lines.each) if texts is None else texts  # type: ignore[assignment]
         return [found if name == "text" else [None] * len(found) for name in names]  # it is their one field
-    columns = None if together is None else json_lines.json_texts_at_once(together, names)
+    columns = json_lines.json_texts_at_once(lines.together, names, lines.longest)
     return json_lines.json_texts(lines.each, names) if columns is None else columns
 
 
@@ -307,57 +310,6 @@ def _row_of_lines(piece: Piece, lines: reading.Lines, are_first: bool) -> Callab
 def _bytes_of(piece: Piece, number: int) -> tuple[int, int]:
     """The bytes of a file, from … up to, in which the lines of a unit begin."""
     return number * UNIT_BYTES, min((number + 1) * UNIT_BYTES, piece.n_bytes)
-
-
-class FunctionSource(Source):
-    """What a function yields: one unit, always read from its start."""
-
-    def __init__(self, split: str, records: "Iterable[Any]", name: str, identity: Any) -> None:
-        """records: can be iterated again and again. name: in messages. identity: JSON, other for other records."""
-        super().__init__({split: (0.0, 1.0)})
-        self.records, self.name, self.identity = records, name, identity
-
-    def unit_bytes(self, unit: int) -> int:
-        """Nobody knows."""
-        return 0
-
-    def rows(self, unit: int, start: int = 0) -> Iterator[tuple[int, Row]]:
-        """Whatever is yielded: dicts, or text for a document of kind text."""
-        for number, record in enumerate(self.records):
-            if number >= start:
-                yield number, self._row(number, record)
-
-    def _row(self, number: int, record: Any) -> Row:
-        where = self.where(0, number)
-        if isinstance(record, str):
-            return Row(where, {"text": record})
-        if isinstance(record, dict):
-            return Row(where, record)
-        return Row(where, None, "not text", f"a function yields dicts or text, not {type(record).__name__}")
-
-    def where(self, unit: int, row: int) -> str:
-        """The function and the number of the record."""
-        return f"{self.name}:{row + 1}"
-
-    def digest(self, unit: int) -> str:
-        """Of the function's name, file and arguments."""
-        return sha256_json(self.identity)
-
-    def sizes(self) -> str:
-        """The same, as there is nothing to measure."""
-        return self.digest(0)
-
-
-@dataclass(frozen=True)
-class Call:
-    """A function and its arguments, to be called anew each time that it is iterated. Pickles with them."""
-
-    function: Any
-    arguments: tuple
-    keywords: dict[str, Any]
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.function(*self.arguments, **self.keywords))
 
 
 def _pieces(files: list[list[Path]], text_unit: TextUnit) -> Iterator[Piece]:

@@ -60,21 +60,24 @@ def json_texts(lines: Sequence[bytes | None], names: Sequence[str]) -> list[list
     return [list(column) for column in zip(*(value or nothing for value in values), strict=True)] or [[] for _ in names]
 
 
-def json_texts_at_once(lines: memoryview, names: Sequence[str]) -> list[list[Any]] | None:
-    """The same of lines that follow one another; None where one of them is anything but an object with these texts."""
+def json_texts_at_once(lines: memoryview, names: Sequence[str], longest: int) -> list[list[Any]] | None:
+    """The same of lines that follow one another; None where one of them is anything but an object with these texts, or
+    has more than `longest` bytes."""
     decoder = None if msgspec is None else _decoder(tuple(dict.fromkeys(names)))
     letters = np.frombuffer(lines, np.uint8)
     ends = places_of_few(letters == _NEWLINE)
     if decoder is None or not len(ends) or ends[-1] != len(letters) - 1:
         return None
-    # The library takes any space between objects, and any space in them. After a brace that closes nothing in an
-    # object begins with one that opens: where each line begins and ends so, no line has a part of an object, and as
-    # many objects as lines are one each.
     starts = np.concatenate(([0], ends[:-1] + 1))
+    if (ends - starts).max() > longest:
+        return None
+    # msgspec takes newlines for any other space, between objects and in them. But inside an object no brace that opens
+    # follows one that closes: where each line begins with the one and ends with the other, no object goes on from line
+    # to line, and as many objects as lines are one each.
     if np.any(letters[starts] != _OPENING) or np.any(letters[ends - 1] != _CLOSING):
         return None
     try:
-        if letters.max() >= _ASCII:  # it does not look at the bytes of texts that it leaves out
+        if letters.max() >= _ASCII:  # msgspec does not check the UTF-8 of fields that it skips
             for line in np.flatnonzero(np.logical_or.reduceat(letters >= _ASCII, starts)).tolist():
                 str(lines[starts[line] : ends[line]], "utf-8")
         records = decoder.decode_lines(lines)
@@ -101,7 +104,10 @@ def _parsed(raw: bytes) -> Any:
     if msgspec is not None:
         with suppress(ValueError, RecursionError):
             return msgspec.json.decode(raw)
-    return json.loads(raw.decode(), parse_int=_whole)
+    text = raw.decode()
+    if text.startswith("\ufeff"):
+        raise ValueError("a byte-order mark in the middle of the file")
+    return _JSON.decode(text)
 
 
 def _whole(digits: str) -> int | float:
@@ -110,3 +116,6 @@ def _whole(digits: str) -> int | float:
         return int(digits)
     except ValueError:
         return float(digits)
+
+
+_JSON = json.JSONDecoder(parse_int=_whole)

@@ -1,4 +1,4 @@
-"""A file -> rows: records with the place they stand at, one at a time, in constant memory.
+"""A file -> rows: records with the place they stand at, one at a time; or lines, some megabytes of them at a time.
 
     .txt  .jsonl  .csv  .tsv (each also .gz or .zst)   .parquet   .arrow and folders of `save_to_disk`
 
@@ -175,14 +175,17 @@ def line_texts(lines: Sequence[bytes | None]) -> list[str | None]:
     return [decoded(line) for line in lines]
 
 
-def line_texts_at_once(lines: memoryview) -> list[str] | None:
-    """The same of lines that follow one another; None where they are to be looked at one by one."""
+def line_texts_at_once(lines: memoryview, longest: int) -> list[str] | None:
+    """The same of lines that follow one another; None where they are to be looked at one by one. longest: bytes of a
+    line."""
     data = bytes(lines)
     if b"\r" in data:
         return None
     each = data.split(b"\n")
     if not each[-1]:  # what follows the last end is no line
         del each[-1]
+    if max(map(len, each), default=0) > longest:
+        return None
     try:
         return list(map(bytes.decode, each))
     except UnicodeDecodeError:
@@ -194,9 +197,9 @@ class Lines:
     """Lines that follow one another in a file, with their ends."""
 
     data: bytes
-    start: int  # of the first one in data,
-    stop: int  # and where the last one ends
-    longest: int  # bytes of a line without its end
+    start: int  # where in data the first one begins
+    stop: int  # where in data the last one ends
+    longest: int  # bytes that a line may have without its end
 
     @property
     def number(self) -> int:
@@ -205,9 +208,9 @@ class Lines:
         return int(np.count_nonzero(is_end)) + bool(len(is_end) and not is_end[-1])
 
     @property
-    def together(self) -> memoryview | None:
-        """All of them; None where one may be too long."""
-        return memoryview(self.data)[self.start : self.stop] if self.stop - self.start <= self.longest else None
+    def together(self) -> memoryview:
+        """All of them, those that are too long included."""
+        return memoryview(self.data)[self.start : self.stop]
 
     @cached_property
     def each(self) -> list[bytes | None]:
@@ -245,15 +248,16 @@ def block_lines(path: Path, start: int, stop: int, longest: int) -> tuple[Lines,
 def streamed_lines(path: Path, longest: int) -> Iterator[Lines]:
     """All lines of a file, compressed or not, about STREAM_BYTES at a time.
 
-    longest: bytes of a line without its end; of one that is longer no more is held than tells that.
+    longest: bytes of a line without its end. One that is longer is cut short.
     Raises UserError where the file cannot be read, or is damaged."""
     cut = longest + len(b"\r\n") + 1
     with damage(path), opened(path) as file:
         data = file.read(len(BOM)).removeprefix(BOM)
-        while more := file.read(max(STREAM_BYTES, len(data))):  # twice as much of a line whose end is not in sight
+        # Of a line whose end is not in sight as much again each time, but not more than tells that it is too long.
+        while more := file.read(max(STREAM_BYTES, min(len(data), cut - len(data)))):
             data += more
             if end := data.rfind(b"\n") + 1:
-                yield Lines(data, 0, end, longest)
+                yield Lines(data[:end], 0, end, longest)
                 data = data[end:]
             if len(data) >= cut:
                 yield Lines(data[:cut], 0, cut, longest)

@@ -8,8 +8,9 @@ from configs.schema import Config
 from corpus import synthetic
 from corpus.fields import OF_KIND
 from corpus.files import find
+from corpus.functions import Call, FunctionSource
 from corpus.hub_rows import HubSource, hub_split
-from corpus.inputs import Call, FileSource, FunctionSource, Share, Source
+from corpus.inputs import FileSource, Share, Source
 from corpus.raw import is_streamed, raw_manifest
 from corpus.splitting import CUT, share
 from utils.files import shown

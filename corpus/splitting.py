@@ -12,6 +12,7 @@ import numpy as np
 from configs.schema import Dataset
 from utils.messages import UserError
 
+AT_ONCE = 100  # hundreds of documents
 CUT = ("train", "validation", "test")
 
 
@@ -23,7 +24,8 @@ def place_of(index: int, stratum: int = 0) -> float:
 def places_from(first: int, number: int, stratum: int = 0) -> np.ndarray:
     """(number,) where the documents first, …, first + number - 1 fall."""
     begin, end = first // 100, -(-(first + number) // 100)
-    places = _places(range(begin, max(end, begin + 1)), stratum)
+    blocks = (range(at, min(at + AT_ONCE, end)) for at in range(begin, end, AT_ONCE))
+    places = np.concatenate([np.empty(0), *(_places(some, stratum) for some in blocks)])
     return places[first - 100 * begin : first - 100 * begin + number]
 
 

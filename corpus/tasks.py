@@ -1,7 +1,8 @@
 """Units of a source -> tasks for worker processes -> tokens of each split, in the order of the source.
 
 A small unit is read where it is encoded: what travels between processes is its number, and its tokens back. Of a large
-one, or one that only one process can read, the main process reads some rows at a time.
+one, or one that only one process can read, the main process reads some rows at a time, or some lines, which are made
+into rows where they are encoded.
 """
 
 from collections.abc import Iterable, Iterator
@@ -37,7 +38,7 @@ class Task:
     since: dict[str, int]  # for the splits that are wanted: rows before that address are done
     units: range  # to be read by the worker
     rows: list[Found] = field(default_factory=list)  # or read already,
-    lines: tuple[int, int, Lines] | None = None  # or to be taken apart: the unit, the first row's number, lines
+    lines: tuple[int, int, Lines] | None = None  # or lines to make rows of, with their unit and the first row's number
     ended: tuple[int, ...] = ()  # units of which nothing is left: their hash is asked for
 
 

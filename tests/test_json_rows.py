@@ -69,7 +69,7 @@ def test_lines_say_the_same_together(monkeypatch: pytest.MonkeyPatch) -> None:
         lines.insert(chance.randrange(3), odd.replace(b"\n", chance.choice([b" ", b"\n"])))
         block = b"".join(line + b"\n" for line in lines)
         block = chance.choice([block, block, block, block[:-1], block.replace(b"\n", b"\r\n")])
-        found = json_texts_at_once(memoryview(block), ["text"])
+        found = json_texts_at_once(memoryview(block), ["text"], 1000)
         if found is not None:
             at_once += 1
             assert found == json_texts(io.BytesIO(block).readlines(), ["text"]), block
@@ -83,14 +83,15 @@ def test_lines_say_the_same_together(monkeypatch: pytest.MonkeyPatch) -> None:
 @needs_msgspec
 def test_lines_that_only_seem_to_be_an_object_each() -> None:
     fine = b'{"text": "a"}\n'
-    assert json_texts_at_once(memoryview(fine * 3), ["text"]) == [["a"] * 3]
+    assert json_texts_at_once(memoryview(fine * 3), ["text"], 13) == [["a"] * 3]
+    assert json_texts_at_once(memoryview(fine * 3), ["text"], 12) is None
     for block in (
         b"", b"\n", fine + b"\n", b"\n" + fine, fine[:-1], b" " + fine, b'{"text": "a"} \n', b'{"text": "a"}\r\n',
         b'{"text": "a"} {"text": "b"}\n', fine + b'{"text": "b"} {"text": "c"}\n\n', b'{"text":\n"a"}\n',
         b'{"text": "a", "x": {}\n}\n{"text": "b"} {"text": "c"}\n', b'[{"text": "a"}\n]\n', b'{"text": null}\n',
         b'{"other": "a"}\n', b'{"text": "\\ud800"}\n', b'{"text": "a", "x": "\xff"}\n',
     ):  # fmt: skip
-        assert json_texts_at_once(memoryview(block), ["text"]) is None, block
-    assert json_texts_at_once(memoryview(fine), ['quo"ted']) is None
+        assert json_texts_at_once(memoryview(block), ["text"], 1000) is None, block
+    assert json_texts_at_once(memoryview(fine), ['quo"ted'], 1000) is None
     both = b'{"text": "a", "more": "b"}\n'
-    assert json_texts_at_once(memoryview(both), ["more", "text", "more"]) == [["b"], ["a"], ["b"]]
+    assert json_texts_at_once(memoryview(both), ["more", "text", "more"], 1000) == [["b"], ["a"], ["b"]]

@@ -10,7 +10,7 @@ import numpy as np
 
 
 class Utf8(NamedTuple):
-    """Texts in UTF-8, and how long they are: asked of each of many, even that takes its time."""
+    """Texts in UTF-8, and how long they are, for asking each of many texts again and again takes time."""
 
     texts: Sequence[bytes]
     sizes: np.ndarray  # (texts,) int64: bytes of each

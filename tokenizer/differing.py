@@ -50,7 +50,7 @@ def beginnings(found: np.ndarray) -> np.ndarray:
 
 
 def code_points(letters: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """The code points, of three bytes or four, that begin at some places of a text in UTF-8, a byte at least behind
+    """The code points, of three bytes or four, that begin at some places of a text in UTF-8. At least one byte follows
     each. letters: (N,) uint8. places: (P,) -> (P,) uint32"""
     first, *more = (letters[places + i].astype(np.uint32) for i in range(4))
     second, third, fourth = (byte & 0x3F for byte in more)

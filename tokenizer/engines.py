@@ -187,7 +187,7 @@ class HuggingFaceEngine:
 
     def _own_rows(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Ids of each text, in one thread: for gigatoken, which may be forked after that. One by one, which is sooner
-        for the few texts that it asks for."""
+        for the one text that it mostly asks for."""
         with in_one_thread(True):
             return [np.array(self.encode(text), np.uint32) for text in texts]
 

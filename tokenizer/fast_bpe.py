@@ -29,8 +29,8 @@ from utils.messages import UserError
 SEPARATOR = b"\x00the next document\x01"
 FIRST = 10  # documents that are compared at start
 EVERY = 1000  # one document of so many is compared after that
-# Characters of a document that are compared: `tokenizers` needs 95 bytes of memory for each, and a hundred times as
-# long, so that one document in a thousand, compared whole, would cost a tenth of encoding all.
+# Characters of a document that are compared: `tokenizers` needs 95 bytes of memory for each, and takes a hundred times
+# as long, so that one document in a thousand, compared whole, would cost a tenth of encoding all.
 COMPARED = 300
 # gigatoken keeps every word it has seen, without bound. It is built anew when memory has grown by so much since so many
 # tokens (by when all else that a process needs is there, and building, 0.15 s, has paid); where memory cannot be
@@ -132,8 +132,8 @@ class FastBPE:
                 self._compare(None, text, given)
 
     def encode(self, utf8: Utf8, end: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """-> (ids (tokens,) uint16 or uint32, lengths (texts,) int64). end: an id to put after each
-        text, counted in its length.
+        """Texts -> (ids (tokens,) uint16 or uint32, lengths (texts,) int64). end: an id to put after each text, counted
+        in its length.
 
         Raises Difference where a comparison fails.
         """
