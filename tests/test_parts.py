@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from configs.schema import Config
-from corpus import inputs, tasks, tokenising
+from corpus import inputs, reading, tasks, tokenising
 from corpus.documents import read_documents
 from corpus.report import report, report_joined, report_verified
 from corpus.shards import ShardSet
@@ -125,7 +125,7 @@ def test_a_file_that_cannot_be_cut_moves_the_meter(
 ) -> None:
     plain = write_documents(tmp_path / "a.jsonl", 3000).read_bytes()
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(plain))
-    monkeypatch.setattr(tasks, "PIECE_BYTES", 10_000)
+    monkeypatch.setattr(reading, "STREAM_BYTES", 10_000)
     seen = []
 
     class Seen(Meter):
