@@ -152,5 +152,5 @@ def test_memory_does_not_grow_with_the_positions(repo: Path) -> None:
         return int(subprocess.run(command, cwd=repo, capture_output=True, text=True, check=True).stdout)
 
     chunked, whole = peak("chunked"), peak("dense")
-    assert whole > 400, f"the dense loss held {whole} MiB: this test measures nothing"
+    assert whole > 300, f"the dense loss held {whole} MiB: this test measures nothing"
     assert chunked < 250, f"{chunked} MiB"
