@@ -248,7 +248,7 @@ def block_lines(path: Path, start: int, stop: int, longest: int) -> tuple[Lines,
 def streamed_lines(path: Path, longest: int) -> Iterator[Lines]:
     """All lines of a file, compressed or not, about STREAM_BYTES at a time.
 
-    longest: bytes of a line without its end. One that is longer is cut short.
+    longest: bytes of a line without its end. Another stands for one that is longer.
     Raises UserError where the file cannot be read, or is damaged."""
     cut = longest + len(b"\r\n") + 1
     with damage(path), opened(path) as file:
@@ -260,7 +260,7 @@ def streamed_lines(path: Path, longest: int) -> Iterator[Lines]:
                 yield Lines(data[:end], 0, end, longest)
                 data = data[end:]
             if len(data) >= cut:
-                yield Lines(data[:cut], 0, cut, longest)
+                yield Lines(b"-", 0, 1, 0)  # one byte is too long where none is allowed: what it says is not needed
                 data = _behind_line(file)
         if data:
             yield Lines(data, 0, len(data), longest)
