@@ -124,7 +124,7 @@ def test_from_logits_it_is_the_same() -> None:
 
 
 MEMORY = """
-import resource, sys, torch
+import re, sys, torch
 import torch.nn.functional as F
 from models.cross_entropy import nats_of_hidden
 torch.set_num_threads(1)
@@ -136,14 +136,16 @@ def step(rows):
         F.cross_entropy(h @ weight.t(), targets[:rows], reduction="sum").backward()
     else:
         nats_of_hidden(h, weight, targets[:rows]).nats.backward()
+def peak():  # of this program; ru_maxrss has that of the process which started it in it
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
 step(8)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 step(4096)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+print((peak() - before) // 1024)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux only")
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is of Linux only")
 def test_memory_does_not_grow_with_the_positions(repo: Path) -> None:
     """All logits here are 256 MiB; torch holds them several times."""
 
@@ -152,5 +154,5 @@ def test_memory_does_not_grow_with_the_positions(repo: Path) -> None:
         return int(subprocess.run(command, cwd=repo, capture_output=True, text=True, check=True).stdout)
 
     chunked, whole = peak("chunked"), peak("dense")
-    assert whole > 300, f"the dense loss held {whole} MiB: this test measures nothing"
+    assert whole > 400, f"the dense loss held {whole} MiB: this test measures nothing"
     assert chunked < 250, f"{chunked} MiB"
