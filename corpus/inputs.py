@@ -24,6 +24,7 @@ from utils.files import shown
 from utils.hashing import sha256_file, sha256_json
 
 UNIT_BYTES = 1 << 21
+STREAMED = ("compressed lines", "compressed json")  # readers of what is read from its start, a megabyte at a time
 LARGE = 1 << 26  # a unit above this is read in pieces, never held at once
 ROW = 32  # bits of a row's number in an address
 
@@ -193,7 +194,7 @@ class FileSource(Source):
     def lines(self, unit: int) -> Iterator[tuple[int, reading.Lines]] | None:
         """Of compressed files of lines."""
         piece, _ = self._find(unit)
-        return self._streamed(piece) if piece.reader in ("compressed lines", "compressed json") else None
+        return self._streamed(piece) if piece.reader in STREAMED else None
 
     def _streamed(self, piece: Piece) -> Iterator[tuple[int, reading.Lines]]:
         first = 0
@@ -217,7 +218,7 @@ class FileSource(Source):
         if piece.reader in ("lines", "json"):
             lines, _ = self._lines(piece, number)
             return enumerate(map(_row_of_lines(piece, lines, number == 0), range(len(lines.each))))
-        if piece.reader in ("compressed lines", "compressed json"):
+        if piece.reader in STREAMED:
             return (
                 (first + i, row(i))
                 for first, lines in self._streamed(piece)
@@ -239,7 +240,7 @@ class FileSource(Source):
         if piece.reader in ("lines", "json"):
             start = number * UNIT_BYTES
             return f"{shown(piece.paths[0])}:{_lines_begun(piece.paths[0], start) + row + 1}"
-        if piece.reader in ("compressed lines", "compressed json"):
+        if piece.reader in STREAMED:
             return f"{shown(piece.paths[0])}:{row + 1}"
         if piece.reader in ("parquet", "arrow"):
             return f"{shown(piece.paths[0])}:{(piece.ends[number - 1] if number else 0) + row + 1}"

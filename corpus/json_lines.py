@@ -104,10 +104,7 @@ def _parsed(raw: bytes) -> Any:
     if msgspec is not None:
         with suppress(ValueError, RecursionError):
             return msgspec.json.decode(raw)
-    text = raw.decode()
-    if text.startswith("\ufeff"):
-        raise ValueError("a byte-order mark in the middle of the file")
-    return _JSON.decode(text)
+    return _JSON.decode(raw.decode())
 
 
 def _whole(digits: str) -> int | float:

@@ -84,19 +84,11 @@ def _lines(path: Path, longest: int) -> Iterator[tuple[int, bytes | None]]:
 
     Only \\n ends a line (and \\r before it): the other separators of Unicode may stand in a text.
     """
-    with opened(path) as file:
-        number = 0
-        while line := file.readline(longest + len(BOM) + len(b"\r\n")):
+    number = 0
+    for lines in streamed_lines(path, longest):
+        for line in lines.each:
             number += 1
-            if number == 1:
-                line = line.removeprefix(BOM)
-            content = line.removesuffix(b"\n").removesuffix(b"\r")
-            if len(content) <= longest:
-                yield number, content
-                continue
-            while line and not line.endswith(b"\n"):  # to its end, a piece at a time
-                line = file.readline(1 << 20)
-            yield number, None
+            yield number, None if line is None else without_end(line)
 
 
 def _text_row(name: str, number: int, raw: bytes | None) -> Row:
