@@ -1,5 +1,6 @@
 """Lineage: whatever bit flips, whatever is missing or foreign is named; the chain holds from raw text to score."""
 
+import gzip
 import os
 import random
 import re
@@ -281,6 +282,10 @@ def test_a_run_is_not_opened_with_another_tokenizer(run: Config, tmp_path: Path)
 
 def test_training_refuses_shards_of_text_that_has_grown(run: Config) -> None:
     assert {input_sizes(run, split) for split in ("train", "test")} == {source_of(run, "train").sizes()}
+    packed = Path(run.dataset.train_path).with_suffix(".jsonl.gz")
+    packed.write_bytes(gzip.compress(b'{"text": "a"}\n\n{"text": "b"}\n'))
+    of_packed = run.model_copy(update={"dataset": run.dataset.model_copy(update={"train_path": str(packed)})})
+    assert input_sizes(of_packed, "train") == source_of(of_packed, "train").sizes()
     default = run.model_copy(update={"tokenize": run.tokenize.model_copy(update={"path": None})})
     shutil.copytree(run.tokenize.path, split_dir(default, "train").parent)
     data = LanguageModelData(default, Tokenizer.configured(run), ModelFacts())
