@@ -7,7 +7,6 @@ Rows that give no document are counted with their place, and stop the stage or a
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -20,12 +19,15 @@ from corpus.fields import BadRecord, Fields, texts_of
 from corpus.files import COMPRESSED, Row, kind_of
 from corpus.functions import FunctionSource
 from corpus.inputs import Block, Source, address_of
+from corpus.measuring import measured
 from corpus.raw import is_stored, is_streamed, raw_manifest
 from corpus.sources import share_of, source_of, split_files
+from tokenizer.batches import Texts
 from utils.hashing import sha256_file, sha256_json
 from utils.messages import UserError
 
 EMPTY = "empty"
+_WORDS = 1  # where `measured` has them
 
 
 @dataclass(slots=True)
@@ -88,8 +90,7 @@ class Bad(NamedTuple):
 class Columns(NamedTuple):
     """Rows of a unit: their fields by name, and what is no document."""
 
-    fields: dict[str, list[Any]]
-    encoded: list[list[bytes]]  # the same in UTF-8, in the order of the fields
+    fields: dict[str, Texts]
     n_bytes: np.ndarray  # (rows,) int64: of each row's text
     bad: dict[int, Bad | None]  # by row, why there is no document; None where there is no row
     empty: list[int]  # rows without text; increasing
@@ -125,58 +126,26 @@ class Reader:
 
     def read_block(self, block: Block) -> Columns:
         """The same as `read` of each row, sooner: what is not plainly a text of a fit size is looked at by itself."""
-        encoded: list[list[bytes]] = []
-        odd: set[int] = set()
-        empty: set[int] = set()
-        for name, column in zip(self.fields.names, block.columns, strict=True):
-            texts, apart = _encoded(column)
-            encoded.append(texts)
-            odd |= apart
-            if name in self.fields.needed:
-                empty.update(_blank(column))
-        empty -= odd
-        sizes = [np.fromiter(map(len, texts), np.int64, len(texts)) for texts in encoded]
-        n_bytes = sizes[0] if len(sizes) == 1 else np.sum(sizes, axis=0)
+        fields = {name: column.texts for name, column in zip(self.fields.names, block.columns, strict=True)}
+        odd = {i for column in block.columns for i in column.odd}
+        n_bytes = np.sum([texts.sizes for texts in fields.values()], axis=0)
+        is_blank = [measured(texts)[:, _WORDS] == 0 for name, texts in fields.items() if name in self.fields.needed]
+        empty = set(np.flatnonzero(np.logical_or.reduce(is_blank)).tolist()) - odd
         odd.update(np.flatnonzero(n_bytes > self.longest).tolist())
         bad: dict[int, Bad | None] = {}
+        mended: dict[int, dict[str, str]] = {}
         for i in sorted(odd - empty):
             row = block.row(i)
             found = None if row is None else self.read(row)
             if isinstance(found, Bad) and found.reason == EMPTY:
                 empty.add(i)
-                continue
-            if found is None or isinstance(found, Bad):
+            elif found is None or isinstance(found, Bad):
                 bad[i] = found
-                continue
-            n_bytes[i] = found[1]
-            for name, column, texts in zip(self.fields.names, block.columns, encoded, strict=True):
-                column[i] = found[0][name]
-                texts[i] = column[i].encode()
-        fields = dict(zip(self.fields.names, block.columns, strict=True))
-        return Columns(fields, encoded, n_bytes, bad, sorted(empty))
-
-
-def _encoded(column: list[Any]) -> tuple[list[bytes], set[int]]:
-    """-> texts in UTF-8, empty for what is none; rows of these"""
-    try:
-        return list(map(str.encode, column)), set()
-    except (TypeError, UnicodeEncodeError):  # something is no text, or no Unicode: seldom
-        texts, apart = [], set()
-    for i, text in enumerate(column):
-        try:
-            texts.append(str.encode(text))
-        except (TypeError, UnicodeEncodeError):
-            texts.append(b"")
-            apart.add(i)
-    return texts, apart
-
-
-def _blank(column: list[Any]) -> list[int]:
-    """Rows of text that is empty, or nothing but space."""
-    with suppress(TypeError):  # something is no text: seldom
-        if all(column) and not any(map(str.isspace, column)):
-            return []
-    return [i for i, text in enumerate(column) if isinstance(text, str) and (not text or text.isspace())]
+            else:
+                mended[i], n_bytes[i] = found
+        if mended:
+            fields = {name: texts.replaced({i: of[name] for i, of in mended.items()}) for name, texts in fields.items()}
+        return Columns(fields, n_bytes, bad, sorted(empty))
 
 
 def read_documents(config: Config, split: str, *, on_bad: BadDocuments | None = None) -> Iterator[Document]:

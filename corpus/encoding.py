@@ -13,7 +13,7 @@ import numpy as np
 from configs.schema import Config
 from corpus.measuring import measured
 from corpus.shards import Skipped, Tokens, dtype_for
-from tokenizer.batches import Utf8, utf8_of
+from tokenizer.batches import Texts
 from tokenizer.fast_bpe import Difference
 from tokenizer.tokenizer import Tokenizer
 from utils.messages import UserError
@@ -26,9 +26,8 @@ class Documents(NamedTuple):
     """Documents on their way, by columns."""
 
     addresses: np.ndarray  # (documents,) int64: where each stands in its source; increasing
-    fields: dict[str, list[Any]]  # by name, what each says
+    fields: dict[str, Any]  # by name, what each says: Texts; of messages, a list
     n_bytes: np.ndarray  # (documents,) int64: UTF-8 bytes of all its text
-    encoded: list[bytes] | None = None  # of those with one field, a text: the same in UTF-8, where that is known
 
 
 class Piece(NamedTuple):
@@ -41,10 +40,10 @@ class Piece(NamedTuple):
 
 def in_columns(pieces: Sequence[Piece]) -> Documents:
     """Documents one by one as columns."""
-    names = pieces[0].fields if pieces else {}
+    columns = {name: [piece.fields[name] for piece in pieces] for name in (pieces[0].fields if pieces else {})}
     return Documents(
         np.array([piece.address for piece in pieces], np.int64),
-        {name: [piece.fields[name] for piece in pieces] for name in names},
+        {name: values if name == "messages" else Texts(values) for name, values in columns.items()},
         np.array([piece.n_bytes for piece in pieces], np.int64),
     )
 
@@ -127,7 +126,7 @@ class Encoder:
                 tokens, scored = self._whole_texts(documents)
             else:
                 kept, prepared, skipped = self._prepared(documents, where)
-                scored = utf8_of(text for _, text in prepared)
+                scored = Texts([text for _, text in prepared])
                 tokens = self._messages(prepared) if self.layout.kind == "messages" else self._prompt_response(prepared)
         except Difference as difference:
             if difference.index is None:
@@ -146,21 +145,20 @@ class Encoder:
                 )
         return tokens.as_type(self.dtype)
 
-    def _whole_texts(self, documents: Documents) -> tuple[Tokens, Utf8]:
-        """-> tokens of texts or of pairs, and what is scored of them, in UTF-8"""
-        before, fields = self.layout.prepend, documents.fields
+    def _whole_texts(self, documents: Documents) -> tuple[Tokens, Texts]:
+        """-> tokens of texts or of pairs, and what is scored of them"""
+        fields, nothing = documents.fields, Texts([])
         if self.layout.kind == "pairs":
-            targets = fields.get("target", [])
-            scored = utf8_of(targets)
-            target = self._whole(targets, scored)
-            source = self._whole([before + text for text in fields.get("source", [])])
+            scored = fields.get("target", nothing)
+            target = self._whole(scored)
+            source = self._whole(self._prepended(fields.get("source", nothing)))
             return source._replace(target_tokens=target.tokens, target_lengths=target.lengths), scored
-        texts = fields.get("text", [])
-        if before:
-            texts = [before + text for text in texts]
-        is_known = documents.encoded is not None and not before
-        scored = Utf8(documents.encoded, documents.n_bytes) if is_known else utf8_of(texts)
-        return self._whole(texts, scored), scored
+        scored = self._prepended(fields.get("text", nothing))
+        return self._whole(scored), scored
+
+    def _prepended(self, texts: Texts) -> Texts:
+        before = self.layout.prepend
+        return Texts([before + text for text in texts.strings]) if before else texts
 
     def _prepared(
         self, documents: Documents, where: Callable[[int], str]
@@ -168,10 +166,13 @@ class Encoder:
         """-> the documents that can be used; of each what is not scored (of a chat: ids and spans), and what is, as
         text; those that cannot be used"""
         usable, prepared, skipped = [], [], []
+        columns = {
+            name: values.strings if isinstance(values, Texts) else values for name, values in documents.fields.items()
+        }
         for i, (address, n_bytes) in enumerate(
             zip(documents.addresses.tolist(), documents.n_bytes.tolist(), strict=True)
         ):
-            fields = {name: values[i] for name, values in documents.fields.items()}
+            fields = {name: values[i] for name, values in columns.items()}
             try:
                 is_chat = self.layout.kind == "messages"
                 prepared.append(self._chat(fields, address, where) if is_chat else sides(fields, self.layout))
@@ -201,8 +202,8 @@ class Encoder:
             raise UserError(f"{where(address)}: {reason}; tokenize.bad_documents=skip leaves such documents out")
         return reason
 
-    def _whole(self, texts: list[str], utf8: Utf8 | None = None) -> Tokens:
-        return _run(*self.tokenizer.encode_joined(texts, int(self.end[0]) if len(self.end) else None, utf8))
+    def _whole(self, texts: Texts) -> Tokens:
+        return _run(*self.tokenizer.encode_joined(texts, int(self.end[0]) if len(self.end) else None))
 
     def _prompt_response(self, texts: list[tuple[str, str]]) -> Tokens:
         """Encoded as one text and divided after: a token across the border belongs to the response."""

@@ -20,7 +20,7 @@ from corpus.shard_writer import ShardWriter
 from corpus.shards import FORMAT, FORMAT_VERSION, MANIFEST, SETTINGS, Tokens, dtype_for, sealed, totals
 from corpus.tokenising import cores
 from corpus.workers import Workers
-from tokenizer.batches import utf8_of
+from tokenizer.batches import Texts
 from tokenizer.tokenizer import Tokenizer
 from utils.files import atomic_folder, write_json
 from utils.hashing import sha256_file, sha256_json
@@ -149,7 +149,7 @@ class Measure:
 
     def __call__(self, piece: Documents) -> np.ndarray:
         """Special tokens are no text."""
-        return measured(utf8_of(self.tokenizer.decode(ids) for ids in split_up(piece)))
+        return measured(Texts([self.tokenizer.decode(ids) for ids in split_up(piece)]))
 
 
 def uncounted(pieces: Iterable[Documents]) -> Iterator[tuple[Documents, np.ndarray]]:

@@ -8,6 +8,7 @@ whoever reads them; the address of a document is unit << 32 | row, and grows alo
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
@@ -19,7 +20,9 @@ from xxhash import xxh3_128, xxh3_128_hexdigest
 from corpus import json_lines, reading, tables
 from corpus.fields import OF_KIND
 from corpus.files import COMPRESSED, ESCAPED, Row, TextUnit, kind_of
+from corpus.lines import texts_of
 from corpus.splitting import place_of, places_from
+from tokenizer.batches import Texts
 from utils.files import shown
 from utils.hashing import sha256_file, sha256_json
 
@@ -45,11 +48,33 @@ def address_of(unit: int, row: int = 0) -> int:
 
 
 @dataclass(frozen=True)
+class Column:
+    """The text of each row."""
+
+    texts: Texts
+    odd: list[int]  # rows that are to be looked at by themselves; increasing
+
+    @classmethod
+    def of(cls, values: Sequence[Any]) -> "Column":
+        """Of values of which some may be no text."""
+        with suppress(TypeError, UnicodeEncodeError):
+            return cls(Texts(utf8=list(map(str.encode, values))), [])
+        utf8, odd = [], []
+        for i, value in enumerate(values):
+            try:
+                utf8.append(str.encode(value))
+            except (TypeError, UnicodeEncodeError):
+                utf8.append(b"")
+                odd.append(i)
+        return cls(Texts(utf8=utf8), odd)
+
+
+@dataclass(frozen=True)
 class Block:
     """A unit, or some lines of one, of which some columns of text are read at once."""
 
-    columns: list[list[Any]]  # the text of each row; anything else where a row is to be looked at by itself:
-    row: Callable[[int], Row | None]  # as `Source.rows` has it; None where there is none
+    columns: list[Column]
+    row: Callable[[int], Row | None]  # one that is to be looked at by itself, as `Source.rows` has it; None: is none
     digest: str  # of the unit; empty where it is of some lines
 
 
@@ -187,8 +212,8 @@ class FileSource(Source):
             return None
         found = columns  # of a record nothing else will be asked for
         return Block(
-            found, lambda i: Row("", {name: column[i] for name, column in zip(names, found, strict=True)}),
-            self.digest(unit),
+            list(map(Column.of, found)),
+            lambda i: Row("", {name: column[i] for name, column in zip(names, found, strict=True)}), self.digest(unit),
         )  # fmt: skip
 
     def lines(self, unit: int) -> Iterator[tuple[int, reading.Lines]] | None:
@@ -281,14 +306,20 @@ class FileSource(Source):
         ])  # fmt: skip
 
 
-def _texts(lines: reading.Lines, reader: Reader, names: Sequence[str]) -> list[list[Any]]:
+def _texts(lines: reading.Lines, reader: Reader, names: Sequence[str]) -> list[Column]:
     """Columns of some lines, as `Block` has them."""
-    if "json" not in reader:
-        texts = reading.line_texts_at_once(lines.together, lines.longest)
-        found: list[Any] = reading.line_texts(lines.each) if texts is None else texts  # type: ignore[assignment]
-        return [found if name == "text" else [None] * len(found) for name in names]  # it is their one field
-    columns = json_lines.json_texts_at_once(lines.together, names, lines.longest)
-    return json_lines.json_texts(lines.each, names) if columns is None else columns
+    number = lines.number
+    if "json" not in reader:  # a text is their one field
+        text = _column(texts_of(lines.together, number, lines.longest, None))
+        nothing = Column.of([None] * number)
+        return [(text or Column.of(reading.line_texts(lines.each))) if name == "text" else nothing for name in names]
+    columns = [_column(texts_of(lines.together, number, lines.longest, name)) for name in names]
+    known = [column for column in columns if column is not None]
+    return known if len(known) == len(names) else list(map(Column.of, json_lines.json_texts(lines.each, names)))
+
+
+def _column(found: tuple[Texts, np.ndarray] | None) -> Column | None:
+    return None if found is None else Column(found[0], np.flatnonzero(found[1]).tolist())
 
 
 def _row_of_lines(piece: Piece, lines: reading.Lines, are_first: bool) -> Callable[[int], Row | None]:

@@ -1,13 +1,19 @@
-"""Texts -> their UTF-8 bytes, words and lines, counted many at a time.
+"""Texts -> their UTF-8 bytes, words and lines: counted by measuring.c, or without it by NumPy, many at a time.
 
-Where words begin and where lines end is a bit for each byte of all texts in a row, made a block at a time, so that what
-is in between stays in the processor's cache; the counts of a text are those up to its end less those up to its start.
+Then where words begin and where lines end is a bit for each byte of all texts in a row, made a block at a time, so that
+what is in between stays in the processor's cache; the counts of a text are those up to its end less those up to its
+start.
 """
+
+import ctypes
+from pathlib import Path
 
 import numpy as np
 
-from tokenizer.batches import Utf8, places_of_byte
+from tokenizer.batches import SEPARATOR, Texts, places_of_byte
+from utils.compiled import compiled
 
+SOURCE = Path(__file__).with_suffix(".c")
 BLOCK = 1 << 18  # bytes; a multiple of 64
 _NEWLINE = ord("\n")
 _ONE = np.uint64(1)
@@ -23,23 +29,42 @@ for _space in (0x1680, *range(0x2000, 0x200B), 0x2028, 0x2029, 0x202F, 0x205F, 0
     _OTHERS[int.from_bytes(chr(_space).encode()) - (_THREE_BYTES[0] << 16)] = True
 
 
-def measured(utf8: Utf8) -> np.ndarray:
+def measured(texts: Texts) -> np.ndarray:
     """-> (texts, 3) int64: bytes, words as `str.split` finds them, and lines.
 
-    A last line without its end is a line too, so an empty text is one empty line.
+    A last line without its end is a line too, so an empty text is one empty line. What was counted once is kept.
     """
-    joined = b"\n".join([*utf8.texts, b""])  # a space, so that each text begins a word of its own
+    if texts.counts is None:
+        library = compiled(SOURCE)
+        counts = _counted_by_bits(texts) if library is None else _counted(library, texts)
+        texts.counts = np.column_stack([texts.sizes, counts])
+    return texts.counts
+
+
+def _counted(library: ctypes.CDLL, texts: Texts) -> np.ndarray:
+    """-> (texts, 2) int64: words and lines"""
+    library.count.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p]
+    library.count.restype = None
+    counts = np.empty((len(texts), 2), np.int64)
+    joined, sizes = np.frombuffer(texts.joined, np.uint8), np.ascontiguousarray(texts.sizes)
+    library.count(joined.ctypes.data, sizes.ctypes.data, len(texts), len(SEPARATOR), counts.ctypes.data)
+    return counts
+
+
+def _counted_by_bits(texts: Texts) -> np.ndarray:
+    """-> (texts, 2) int64: words and lines"""
+    joined = b"\n".join([*texts.utf8, b""])  # a space, so that each text begins a word of its own
     letters = np.frombuffer(joined, np.uint8)
     space, newline = _bits(joined, letters)
     before = space << _ONE  # whether the byte before is one
     before[1:] |= space[:-1] >> _LAST
     before[:1] |= _ONE
-    sizes = utf8.sizes
+    sizes = texts.sizes
     ends = np.cumsum(sizes + 1) - 1
     words, lines = (_set_between(bits, ends - sizes, ends) for bits in (before & ~space, newline))
     is_open = np.ones(len(sizes), bool)
     is_open[sizes > 0] = letters[ends[sizes > 0] - 1] != _NEWLINE
-    return np.stack([sizes, words, lines + is_open], 1)
+    return np.stack([words, lines + is_open], 1)
 
 
 def _bits(joined: bytes, letters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

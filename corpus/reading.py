@@ -167,23 +167,6 @@ def line_texts(lines: Sequence[bytes | None]) -> list[str | None]:
     return [decoded(line) for line in lines]
 
 
-def line_texts_at_once(lines: memoryview, longest: int) -> list[str] | None:
-    """The same of lines that follow one another; None where they are to be looked at one by one. longest: bytes of a
-    line."""
-    data = bytes(lines)
-    if b"\r" in data:
-        return None
-    each = data.split(b"\n")
-    if not each[-1]:  # what follows the last end is no line
-        del each[-1]
-    if max(map(len, each), default=0) > longest:
-        return None
-    try:
-        return list(map(bytes.decode, each))
-    except UnicodeDecodeError:
-        return None
-
-
 @dataclass
 class Lines:
     """Lines that follow one another in a file, with their ends."""

@@ -147,19 +147,9 @@ def divided(columns: Columns, source: Source, unit: int, start: int, since: dict
         skipped = [Skipped(begin + i, *why, 0) for i, why in bad if why is not None]
         kept, empty = own[is_document[own]], begin + own[is_empty[own]]
         if len(kept) or skipped or len(empty):
-            encoded = columns.encoded[0] if len(columns.encoded) == 1 else None
-            fields = {name: _chosen(values, kept) for name, values in columns.fields.items()}
-            read[split] = Read(
-                Documents(
-                    begin + kept, fields, columns.n_bytes[kept], None if encoded is None else _chosen(encoded, kept)
-                ),
-                skipped, empty,
-            )  # fmt: skip
+            fields = {name: texts.chosen(kept) for name, texts in columns.fields.items()}
+            read[split] = Read(Documents(begin + kept, fields, columns.n_bytes[kept]), skipped, empty)
     return read
-
-
-def _chosen(values: list, rows: np.ndarray) -> list:
-    return values if len(values) == len(rows) else [values[i] for i in rows.tolist()]
 
 
 def _shares(source: Source, since: dict[str, int]) -> list[tuple[str, float, float, int]]:

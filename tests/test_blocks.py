@@ -30,9 +30,7 @@ def config_of(path: Path, kind: str, longest: int = 100, **dataset: Any) -> Conf
 
 
 def simply(documents: Documents, skipped: list[Skipped], empty: np.ndarray) -> tuple[Any, ...]:
-    if documents.encoded is not None:
-        assert [raw.decode() for raw in documents.encoded] == next(iter(documents.fields.values()))
-    fields = {name: list(values) for name, values in documents.fields.items() if values}
+    fields = {name: values.strings for name, values in documents.fields.items() if len(values)}
     return list(documents.addresses), fields, list(documents.n_bytes), skipped, empty.tolist()
 
 
@@ -90,11 +88,19 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("msgspec", [True, False])
-@pytest.mark.parametrize("case", KINDS)
-def test_lines_of_json(tmp_path: Path, case: str, msgspec: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not msgspec:
+@pytest.fixture(params=["compiled", "by msgspec", "by json"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What reads lines that follow one another."""
+    if request.param != "compiled":
+        for name in ("corpus.lines.compiled", "corpus.measuring.compiled"):
+            monkeypatch.setattr(name, lambda source: None)
+    if request.param == "by json":
         monkeypatch.setattr(json_lines, "msgspec", None)
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("case", KINDS)
+def test_lines_of_json(tmp_path: Path, case: str) -> None:
     kind, dataset = KINDS[case]
     names = {"text": ("text",), "pairs": ("source", "target"), "prompt_response": ("prompt", "response")}[kind]
     path = tmp_path / "a.jsonl"
@@ -104,6 +110,7 @@ def test_lines_of_json(tmp_path: Path, case: str, msgspec: bool, monkeypatch: py
     assert check(config_of(path, kind, **dataset, fractions=fractions), is_cut=True) > 10 or case == "template"
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("longest", [100, 800])  # a unit of lines is more than the first, and hardly ever the second
 @pytest.mark.parametrize("plain", [0.0, 1.0, 0.98])
 @pytest.mark.parametrize("last", [b"", b"\n", b"the last", b"the last\n"])

@@ -19,9 +19,10 @@ import pytest
 from corpus.encoding import Encoder, Layout, Piece, in_columns
 from tests.odd_texts import SPECIAL, texts
 from tokenizer import byte_level, differing, fast_bpe
-from tokenizer.batches import utf8_of
+from tokenizer.batches import Texts
 from tokenizer.tokenizer import Tokenizer
 from utils import memory
+from utils.compiled import why_not
 from utils.messages import UserError
 
 needs_gigatoken = pytest.mark.skipif(fast_bpe.installed() is None, reason="gigatoken is not installed")
@@ -360,8 +361,8 @@ def test_a_difference_is_caught_at_start(small: dict[str, Any], monkeypatch: pyt
 def test_a_difference_is_caught_while_running(small: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     corrupt(monkeypatch, "Botchan")
     sample = [f"text {i}" for i in range(5000)]
-    chosen = fast_bpe._choice(utf8_of(sample))
-    assert len(chosen) == 5 and chosen == fast_bpe._choice(utf8_of(sample))
+    chosen = fast_bpe._choice(Texts(sample))
+    assert len(chosen) == 5 and chosen == fast_bpe._choice(Texts(sample))
     long = "a word " * 20_000
     for place, document in ((chosen[3], "old Botchan"), (chosen[2], "Botchan " * 20_000), (chosen[1], long)):
         tokenizer = Tokenizer(files_of(small))
@@ -389,9 +390,9 @@ def test_a_difference_names_the_document_s_place(small: dict[str, Any], monkeypa
 
 def test_one_document_in_a_thousand_is_compared() -> None:
     for size in (1, 7, 300, 5000):
-        chosen = sum(len(fast_bpe._choice(utf8_of([f"{size} {k}"] * size))) for k in range(40_000 // size))
+        chosen = sum(len(fast_bpe._choice(Texts([f"{size} {k}"] * size))) for k in range(40_000 // size))
         assert 15 <= chosen <= 70, size
-    assert len(fast_bpe._choice(utf8_of([]))) == 0
+    assert len(fast_bpe._choice(Texts([]))) == 0
 
 
 def test_code_points_are_read_from_utf_8() -> None:
@@ -432,6 +433,22 @@ def test_the_table_holds_every_code_point_that_differs() -> None:
     codes = sorted(differing.worth_looking_at())
     found = [code for some in differing.search(codes) for code in some]
     assert differing.ranges(found) == differing.RANGES
+
+
+@pytest.mark.parametrize("is_compiled", [True, False])
+def test_texts_with_code_points_of_the_table_are_found(is_compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not is_compiled:
+        monkeypatch.setattr(differing, "compiled", lambda source: None)
+    elif why_not(differing.SOURCE):
+        pytest.skip(str(why_not(differing.SOURCE)))
+    table = differing.table()
+    finder = differing.Finder(table)
+    codes = [code for code in (*range(0x40000), *range(0x40000, 0x110000, 997)) if code not in differing.SURROGATES]
+    texts = [f"{'a' * (code % 70)}é{chr(code)}" for code in codes] + ["", "漢" * 50, "🤗" * 50]
+    expected = [i for i, text in enumerate(texts) if table[list(map(ord, text))].any()]
+    assert len(expected) > 4000
+    assert finder.holding(Texts(texts)) == expected
+    assert [i for i, text in enumerate(texts) if finder.in_text(text.encode())] == expected
 
 
 def test_what_nfc_changes_is_seen() -> None:

@@ -1,14 +1,12 @@
-"""A line of JSON says the same whether msgspec is installed or not, read by itself or with its neighbours."""
+"""A line of JSON says the same whether msgspec is installed or not."""
 
-import io
 import json
 import random
-from typing import Any
 
 import pytest
 
 from corpus import json_lines
-from corpus.json_lines import json_row, json_texts, json_texts_at_once
+from corpus.json_lines import json_row
 
 needs_msgspec = pytest.mark.skipif(json_lines.msgspec is None, reason="msgspec is not installed")
 LONG = b"1" * 5000
@@ -53,45 +51,3 @@ def test_a_row_is_the_same_without_msgspec(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_number_that_python_makes_no_int_of_is_no_reason_to_refuse_its_line() -> None:
     row = json_row(b'{"text": "a", "n": ' + LONG + b"}")
     assert row is not None and row.record == {"text": "a", "n": float("inf")}
-
-
-def text_or_none(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-@needs_msgspec
-def test_lines_say_the_same_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few at a time, with at most one that is odd, so that much of what is odd is not hidden by something else."""
-    chance = random.Random(1)
-    at_once = 0
-    for odd in [*ODD, *lines_of(chance, 20_000, 1.0)]:
-        lines = lines_of(chance, 2, 0.0)
-        lines.insert(chance.randrange(3), odd.replace(b"\n", chance.choice([b" ", b"\n"])))
-        block = b"".join(line + b"\n" for line in lines)
-        block = chance.choice([block, block, block, block[:-1], block.replace(b"\n", b"\r\n")])
-        found = json_texts_at_once(memoryview(block), ["text"], 1000)
-        if found is not None:
-            at_once += 1
-            assert found == json_texts(io.BytesIO(block).readlines(), ["text"]), block
-            with monkeypatch.context() as without:
-                without.setattr(json_lines, "msgspec", None)
-                rows = [json_row(line) for line in block.split(b"\n")[:-1]]
-            assert found == [[text_or_none((row.record or {}).get("text")) for row in rows if row]], block
-    assert 1000 < at_once < 15_000
-
-
-@needs_msgspec
-def test_lines_that_only_seem_to_be_an_object_each() -> None:
-    fine = b'{"text": "a"}\n'
-    assert json_texts_at_once(memoryview(fine * 3), ["text"], 13) == [["a"] * 3]
-    assert json_texts_at_once(memoryview(fine * 3), ["text"], 12) is None
-    for block in (
-        b"", b"\n", fine + b"\n", b"\n" + fine, fine[:-1], b" " + fine, b'{"text": "a"} \n', b'{"text": "a"}\r\n',
-        b'{"text": "a"} {"text": "b"}\n', fine + b'{"text": "b"} {"text": "c"}\n\n', b'{"text":\n"a"}\n',
-        b'{"text": "a", "x": {}\n}\n{"text": "b"} {"text": "c"}\n', b'[{"text": "a"}\n]\n', b'{"text": null}\n',
-        b'{"other": "a"}\n', b'{"text": "\\ud800"}\n', b'{"text": "a", "x": "\xff"}\n',
-    ):  # fmt: skip
-        assert json_texts_at_once(memoryview(block), ["text"], 1000) is None, block
-    assert json_texts_at_once(memoryview(fine), ['quo"ted'], 1000) is None
-    both = b'{"text": "a", "more": "b"}\n'
-    assert json_texts_at_once(memoryview(both), ["more", "text", "more"], 1000) == [["b"], ["a"], ["b"]]

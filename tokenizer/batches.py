@@ -2,24 +2,116 @@
 
 import multiprocessing
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from functools import cached_property
 
 import numpy as np
 
-
-class Utf8(NamedTuple):
-    """Texts in UTF-8, and how long they are, for asking each of many texts again and again takes time."""
-
-    texts: Sequence[bytes]
-    sizes: np.ndarray  # (texts,) int64: bytes of each
+# Stands between texts in a row, as a special token of its own. Its first character is nowhere else in it, so it can be
+# found in no other place unless a text holds all of it.
+SEPARATOR = b"\x00the next document\x01"
 
 
-def utf8_of(texts: Iterable[str]) -> Utf8:
-    """Raises UnicodeEncodeError at a lone surrogate."""
-    encoded = list(map(str.encode, texts))
-    return Utf8(encoded, np.fromiter(map(len, encoded), np.int64, len(encoded)))
+class Texts:
+    """Some texts, in the form in which they came; whoever asks for another form has it made."""
+
+    def __init__(
+        self,
+        strings: list[str] | None = None,
+        utf8: list[bytes] | None = None,
+        joined: bytes | np.ndarray | None = None,
+        sizes: np.ndarray | None = None,
+    ) -> None:
+        """One of three: strings; each text in UTF-8; or all in UTF-8, (N,) uint8, a SEPARATOR after each, and their
+        sizes."""
+        self._strings, self._utf8, self._joined, self._sizes = strings, utf8, joined, sizes
+        self.counts: np.ndarray | None = None  # (texts, 3) int64, once they are measured: see corpus/measuring.py
+
+    def __len__(self) -> int:
+        return len(next(form for form in (self._sizes, self._utf8, self._strings) if form is not None))
+
+    @property
+    def strings(self) -> list[str]:
+        """Each as it is."""
+        if self._strings is None:
+            self._strings = list(map(bytes.decode, self.utf8))
+        return self._strings
+
+    @property
+    def utf8(self) -> list[bytes]:
+        """Each in UTF-8. Raises UnicodeEncodeError at a lone surrogate."""
+        if self._utf8 is None and self._joined is not None:
+            letters, (starts, stops) = memoryview(self._joined), self._places
+            self._utf8 = [bytes(letters[a:b]) for a, b in zip(starts.tolist(), stops.tolist(), strict=True)]
+        elif self._utf8 is None:
+            self._utf8 = list(map(str.encode, self._strings or []))
+        return self._utf8
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """(texts,) int64: bytes of each in UTF-8."""
+        if self._sizes is None:
+            self._sizes = np.fromiter(map(len, self.utf8), np.int64, len(self))
+        return self._sizes
+
+    @property
+    def joined(self) -> bytes | np.ndarray:
+        """All in UTF-8, a SEPARATOR after each."""
+        if self._joined is None:
+            self._joined = SEPARATOR.join([*self.utf8, b""])
+        return self._joined
+
+    @cached_property
+    def _places(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where in `joined` each begins and ends, without its separator."""
+        stops = np.cumsum(self.sizes + len(SEPARATOR)) - len(SEPARATOR)
+        return stops - self.sizes, stops
+
+    def one(self, number: int) -> bytes:
+        """One of them in UTF-8."""
+        if self._joined is None:
+            return self.utf8[number]
+        starts, stops = self._places
+        return bytes(memoryview(self._joined)[int(starts[number]) : int(stops[number])])
+
+    def part(self, run: range) -> "Texts":
+        """Some that follow one another."""
+        sizes = self.sizes[run.start : run.stop]
+        if self._joined is None:
+            return Texts(utf8=self.utf8[run.start : run.stop], sizes=sizes)
+        starts, stops = self._places
+        begin, end = int(starts[run.start]), int(stops[run.stop - 1]) + len(SEPARATOR)
+        return Texts(joined=bytes(memoryview(self._joined)[begin:end]), sizes=sizes)
+
+    def without(self, numbers: Collection[int]) -> bytes:
+        """`joined`, with nothing of some of them but their separators. numbers: increasing"""
+        if not numbers:
+            return bytes(self.joined)
+        letters, (starts, stops) = memoryview(self.joined), self._places
+        kept, last = [], 0
+        for number in numbers:
+            kept.append(letters[last : int(starts[number])])
+            last = int(stops[number])
+        return b"".join([*kept, letters[last:]])
+
+    def replaced(self, others: dict[int, str]) -> "Texts":
+        """With other texts at some places."""
+        utf8 = list(self.utf8)
+        for i, text in others.items():
+            utf8[i] = text.encode()
+        return Texts(utf8=utf8)
+
+    def chosen(self, rows: np.ndarray) -> "Texts":
+        """Those with these numbers, in their order."""
+        if len(rows) == len(self):
+            return self
+        if self._strings is not None and self._utf8 is None and self._joined is None:
+            return Texts(strings=[self._strings[i] for i in rows.tolist()])
+        utf8 = self.utf8
+        found = Texts(utf8=[utf8[i] for i in rows.tolist()], sizes=self.sizes[rows])
+        found.counts = None if self.counts is None else self.counts[rows]
+        return found
 
 
 def rows(values: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:

@@ -4,13 +4,19 @@ The table holds for one pair of versions: `ranges` of what `search` finds. A doc
 points is left to `tokenizers`.
 """
 
+import ctypes
 import json
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tokenizer.batches import SEPARATOR, Texts, places_of_byte
 from tokenizer.byte_level import SPELLED_OUT, letters, pre_tokeniser
+from utils.compiled import compiled
+
+SOURCE = Path(__file__).with_suffix(".c")
 
 # Of the distributions "tokenizers" and "gigatoken".
 VERSIONS = ("0.23.3", "0.10.0")
@@ -37,16 +43,49 @@ def table() -> np.ndarray:
     return found
 
 
-def beginnings(found: np.ndarray) -> np.ndarray:
-    """The table by the first two bytes of UTF-8, (65536,) bool: those with which a code point of the table begins.
+class Finder:
+    """Texts -> which of them hold a code point of a table: by differing.c, or without it by NumPy."""
 
-    Each code point of the table has three bytes or four, so the first is E0 or above.
-    """
-    some = np.zeros(1 << 16, bool)
-    for code in np.flatnonzero(found).tolist():
-        first, second, _, *_ = chr(code).encode("utf-8", "surrogatepass")
-        some[first << 8 | second] = True
-    return some
+    def __init__(self, found: np.ndarray) -> None:
+        """found: (0x110000,) bool. Each of its code points has three bytes or four in UTF-8."""
+        self.found = found.copy()
+        self.found[SURROGATES.start : SURROGATES.stop] = False  # not to be met in UTF-8
+        # By the first two bytes of UTF-8, those with which a code point begins; and the first bytes: few, and rare in
+        # most languages.
+        self.beginnings = np.zeros(1 << 16, bool)
+        for code in np.flatnonzero(self.found).tolist():
+            first, second, _, *_ = chr(code).encode()
+            self.beginnings[first << 8 | second] = True
+        self.firsts = np.unique(np.flatnonzero(self.beginnings) >> 8).tolist()
+
+    def holding(self, texts: Texts) -> list[int]:
+        """Numbers of the texts that hold one, in order."""
+        library = compiled(SOURCE)
+        if library is None:
+            return self._by_beginnings(bytes(texts.joined), texts.sizes)
+        library.holding.argtypes = [ctypes.c_void_p] * 2 + [ctypes.c_int64] * 2 + [ctypes.c_void_p] * 2
+        library.holding.restype = ctypes.c_int64
+        holds = np.empty(len(texts), bool)
+        joined, sizes = np.frombuffer(texts.joined, np.uint8), np.ascontiguousarray(texts.sizes)
+        table = self.found.ctypes.data
+        library.holding(joined.ctypes.data, sizes.ctypes.data, len(texts), len(SEPARATOR), table, holds.ctypes.data)
+        return np.flatnonzero(holds).tolist()
+
+    def _by_beginnings(self, joined: bytes, sizes: np.ndarray) -> list[int]:
+        letters = np.frombuffer(joined, np.uint8)
+        suspect = []
+        for first in self.firsts:
+            if len(places := places_of_byte(joined, first)):
+                suspect.append(places[self.beginnings[first << 8 | letters[places + 1].astype(np.uint16)]])
+        if not any(map(len, suspect)):
+            return []
+        places = np.concatenate(suspect)
+        places = places[self.found[code_points(letters, places)]]
+        return np.unique(np.searchsorted(np.cumsum(sizes + len(SEPARATOR)), places, "right")).tolist()
+
+    def in_text(self, text: bytes) -> bool:
+        """Whether a text in UTF-8 holds one."""
+        return bool(self.found[np.frombuffer(text.decode().encode("utf-32-le"), np.uint32)].any())
 
 
 def code_points(letters: np.ndarray, places: np.ndarray) -> np.ndarray:

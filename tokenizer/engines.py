@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from tokenizer import byte_level, token_ends
-from tokenizer.batches import Utf8, in_one_thread, is_worker, rows, slices, utf8_of
+from tokenizer.batches import Texts, in_one_thread, is_worker, rows, slices
 from tokenizer.fast_bpe import FastBPE, obstacle
 from utils.hashing import sha256_bytes, sha256_json
 from utils.messages import UserError
@@ -96,13 +96,12 @@ class HuggingFaceEngine:
         """Ids of a text, without special tokens."""
         return self.pipeline.encode(text, add_special_tokens=False).ids
 
-    def encode_joined(self, texts: Sequence[str], end: int | None, utf8: Utf8 | None = None) -> Joined:
-        """Ids of all texts in a row. end: an id to put after each text, counted in its length. utf8: the texts in
-        UTF-8, where that is known."""
+    def encode_joined(self, texts: Texts, end: int | None) -> Joined:
+        """Ids of all texts in a row. end: an id to put after each text, counted in its length."""
         fast = self._open()
         if fast is None:
-            return self._own(texts, end, one_thread=is_worker())
-        return fast.encode(utf8_of(texts) if utf8 is None else utf8, end)
+            return self._own(texts.strings, end, one_thread=is_worker())
+        return fast.encode(texts, end)
 
     def encode_with_ends(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
         """Ids of each text, and for each the place after its last character, int64."""
@@ -113,7 +112,7 @@ class HuggingFaceEngine:
                     encodings = self.pipeline.encode_batch(some, add_special_tokens=False)
                 found += [(np.array(e.ids, np.uint32), _ends(e.offsets)) for e in encodings]
             return found
-        ids, lengths = self.encode_joined(texts, None)
+        ids, lengths = self.encode_joined(Texts(list(texts)), None)
         ids = ids.astype(np.uint32, copy=False)
         in_bytes = token_ends.ends_in_bytes(self._bytes_of_tokens[ids], lengths)
         found = []
@@ -263,9 +262,9 @@ class SentencePieceEngine:
         """One line: what encodes batches."""
         return f"sentencepiece {importlib.metadata.version('sentencepiece')}"
 
-    def encode_joined(self, texts: Sequence[str], end: int | None, utf8: Utf8 | None = None) -> Joined:
-        """Ids of all texts in a row. end: an id to put after each text, counted in its length. utf8: not needed."""
-        found = self.processor.encode(list(texts), return_type="numpy", num_threads=1 if is_worker() else -1)
+    def encode_joined(self, texts: Texts, end: int | None) -> Joined:
+        """Ids of all texts in a row. end: an id to put after each text, counted in its length."""
+        found = self.processor.encode(texts.strings, return_type="numpy", num_threads=1 if is_worker() else -1)
         lengths = np.fromiter(map(len, found), np.int64, len(found))
         ids = np.concatenate(found).astype(np.uint32, copy=False)
         if end is None:

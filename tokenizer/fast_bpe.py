@@ -20,13 +20,10 @@ from typing import Any
 import numpy as np
 
 from tokenizer import byte_level, differing
-from tokenizer.batches import Utf8, places_of_byte, places_of_few, rows, utf8_of
+from tokenizer.batches import SEPARATOR, Texts, places_of_few, rows
 from utils import memory
 from utils.messages import UserError
 
-# Stands between the documents of a batch, as a special token of its own. Its first character is nowhere else in it, so
-# it can be found in no other place unless a text holds all of it.
-SEPARATOR = b"\x00the next document\x01"
 FIRST = 10  # documents that are compared at start
 EVERY = 1000  # one document of so many is compared after that
 # Characters of a document that are compared: `tokenizers` needs 95 bytes of memory for each, and takes a hundred times
@@ -116,56 +113,49 @@ class FastBPE:
         self._normalises = description.get("normalizer") is not None
         self._strings = [string.encode() for string in _looked_for(added)]
         self._separator, self._content = _content(description)
-        self._differing = differing.table()
-        self._differing[differing.SURROGATES.start : differing.SURROGATES.stop] = False  # not to be met in UTF-8
-        self._suspect = differing.beginnings(self._differing)
-        # The first bytes with which its code points begin: few, and rare in most languages.
-        self._firsts = np.unique(np.flatnonzero(self._suspect) >> 8).tolist()
+        self._differing = differing.Finder(differing.table())
         # How many documents were compared at start: one number for this process and those forked from it.
         self._compared = np.frombuffer(mmap.mmap(-1, 8), np.int64)
         self._build()
         special = [token.content for token in added if token.special][:20]
         odd = [a + b + a for a in (*PIECES, *special) for b in (*PIECES, *special)]
-        ids, lengths = self._encode(utf8_of(odd), None, compared=range(0))
+        ids, lengths = self._encode(Texts(odd), None, compared=range(0))
         for text, given, expected in zip(odd, rows(ids, lengths), own(odd), strict=True):
             if not np.array_equal(given, expected):
                 self._compare(None, text, given)
 
-    def encode(self, utf8: Utf8, end: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def encode(self, texts: Texts, end: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Texts -> (ids (tokens,) uint16 or uint32, lengths (texts,) int64). end: an id to put after each text, counted
         in its length.
 
         Raises Difference where a comparison fails.
         """
-        chosen = _choice(utf8)
+        chosen = _choice(texts)
         if self._compared[0] < FIRST:
-            chosen = range(min(FIRST - int(self._compared[0]), len(utf8.sizes)))
+            chosen = range(min(FIRST - int(self._compared[0]), len(texts)))
             self._compared[0] += len(chosen)
         parts = []
-        for run in _runs(utf8.sizes):
-            some = Utf8(utf8.texts[run.start : run.stop], utf8.sizes[run.start : run.stop])
-            parts.append(self._encode(some, end, [i - run.start for i in chosen if i in run], run.start))
+        for run in _runs(texts.sizes):
+            parts.append(self._encode(texts.part(run), end, [i - run.start for i in chosen if i in run], run.start))
         self._keep_small()
         ids, lengths = (np.concatenate(part) for part in zip(*parts, strict=True))
         return ids, lengths
 
     def _encode(
-        self, utf8: Utf8, end: int | None, compared: Iterable[int], first: int = 0
+        self, texts: Texts, end: int | None, compared: Iterable[int], first: int = 0
     ) -> tuple[np.ndarray, np.ndarray]:
         """compared: which of the texts; first: number of the first one, for messages."""
-        texts = utf8.texts
-        joined = SEPARATOR.join([*texts, b""])
-        elsewhere = self._elsewhere(utf8, joined)
-        ids, ends = self._separated(_without(texts, elsewhere) if elsewhere else joined)
+        elsewhere = self._elsewhere(texts)
+        ids, ends = self._separated(texts.without(elsewhere))
         if len(ends) != len(texts):
-            holding = {i: [(True, text)] for i, text in enumerate(texts) if SEPARATOR in text}
+            holding = {i: [(True, text)] for i, text in enumerate(texts.utf8) if SEPARATOR in text}
             elsewhere = dict(sorted({**elsewhere, **holding}.items()))
-            ids, ends = self._separated(_without(texts, elsewhere))
+            ids, ends = self._separated(texts.without(elsewhere))
         assert len(ends) == len(texts)
         starts = np.concatenate(([0], ends[:-1] + 1))
         for i in compared:
             if i not in elsewhere:
-                self._compare(first + i, texts[i].decode(), ids[starts[i] : ends[i]])
+                self._compare(first + i, texts.one(i).decode(), ids[starts[i] : ends[i]])
         if elsewhere:
             ids, ends = _spliced(ids, starts, ends, self._encode_pieces(elsewhere))
             starts = np.concatenate(([0], ends[:-1] + 1))
@@ -181,38 +171,19 @@ class FastBPE:
         self._tokens += len(ids)
         return ids, places_of_few(ids == self._separator)
 
-    def _elsewhere(self, utf8: Utf8, joined: bytes) -> dict[int, Pieces]:
+    def _elsewhere(self, texts: Texts) -> dict[int, Pieces]:
         """Which texts gigatoken does not encode as they are, in order, and how they are encoded piece by piece."""
-        texts = utf8.texts
+        joined = bytes(texts.joined)
         found: dict[int, Pieces] = {}
         if not joined.isascii():
-            found = {i: self._pieces(texts[i]) for i in self._with_differing(utf8.sizes, joined)}
+            found = {i: self._pieces(texts.one(i)) for i in self._differing.holding(texts)}
             if self._normalises:
-                other = (i for i, text in enumerate(texts) if not text.isascii())
-                found.update(
-                    (i, [(True, texts[i])]) for i in other if not unicodedata.is_normalized("NFC", texts[i].decode())
-                )
+                other = ((i, text) for i, text in enumerate(texts.utf8) if not text.isascii())
+                found.update((i, [(True, text)]) for i, text in other if not _is_normal(text))
         for string in self._strings:
             if string in joined:
-                found.update((i, [(True, text)]) for i, text in enumerate(texts) if string in text)
+                found.update((i, [(True, text)]) for i, text in enumerate(texts.utf8) if string in text)
         return dict(sorted(found.items()))
-
-    def _with_differing(self, sizes: np.ndarray, joined: bytes) -> list[int]:
-        """Which texts hold a code point of the table. sizes: of each, in bytes; joined: all, a separator after each."""
-        letters = np.frombuffer(joined, np.uint8)
-        suspect = []
-        for first in self._firsts:
-            if len(places := places_of_byte(joined, first)):
-                suspect.append(places[self._suspect[first << 8 | letters[places + 1].astype(np.uint16)]])
-        if not any(map(len, suspect)):
-            return []
-        places = np.concatenate(suspect)
-        places = places[self._differing[differing.code_points(letters, places)]]
-        return np.unique(np.searchsorted(np.cumsum(sizes + len(SEPARATOR)), places, "right")).tolist()
-
-    def _differs(self, text: bytes) -> bool:
-        """Whether a text holds a code point of the table."""
-        return bool(self._differing[np.frombuffer(text.decode().encode("utf-32-le"), np.uint32)].any())
 
     def _pieces(self, text: bytes) -> Pieces:
         """A text cut where every tokenizer cuts it, into runs with and without code points of the table."""
@@ -221,7 +192,7 @@ class FastBPE:
             borders.append(place.end())
         pieces: Pieces = []
         for start, end in pairwise([*borders, len(text)]):
-            differs = self._differs(text[start:end]) or SEPARATOR in text[start:end]
+            differs = self._differing.in_text(text[start:end]) or SEPARATOR in text[start:end]
             if pieces and pieces[-1][0] == differs:
                 pieces[-1] = (differs, pieces[-1][1] + text[start:end])
             else:
@@ -243,7 +214,7 @@ class FastBPE:
         if len(text) > COMPARED:
             start = zlib.crc32(text[:1000].encode()) % (len(text) - COMPARED)
             text = text[start : start + COMPARED]
-            ids = self._separated(_without([text.encode()], []))[0][:-1]
+            ids = self._separated(text.encode() + SEPARATOR)[0][:-1]
         if np.array_equal(self._own([text])[0], ids):
             return
         which = "a text of the fixed set" if index is None else f"document {index} of a batch"
@@ -314,12 +285,8 @@ def _spliced(
     return np.concatenate([*parts, ids[last:]]), np.cumsum(lengths + 1) - 1
 
 
-def _without(texts: Sequence[bytes], left_out: Iterable[int]) -> bytes:
-    """Texts, a separator after each; nothing of those that are left out."""
-    kept = [*texts, b""]
-    for i in left_out:
-        kept[i] = b""
-    return SEPARATOR.join(kept)
+def _is_normal(text: bytes) -> bool:
+    return unicodedata.is_normalized("NFC", text.decode())
 
 
 def _runs(sizes: np.ndarray) -> list[range]:
@@ -335,10 +302,10 @@ def _runs(sizes: np.ndarray) -> list[range]:
     return runs
 
 
-def _choice(utf8: Utf8) -> range:
+def _choice(texts: Texts) -> range:
     """Which texts of a batch are compared: by what the batch says, so that it is the same whenever it is encoded."""
-    number = len(utf8.sizes)
+    number = len(texts)
     if not number:
         return range(0)
-    seed = b"%d %d %b" % (number, utf8.sizes.sum(), utf8.texts[0][:200])
+    seed = b"%d %d %b" % (number, texts.sizes.sum(), texts.one(0)[:200])
     return range(zlib.crc32(seed) % EVERY, number, EVERY)

@@ -18,7 +18,7 @@ from configs.pins import revision_of
 from configs.places import REPOSITORY, tokenizer_dir
 from configs.schema import Config
 from tokenizer import finding
-from tokenizer.batches import Utf8, rows
+from tokenizer.batches import Texts, rows
 from tokenizer.engines import HuggingFaceEngine, Offsets, SentencePieceEngine
 from utils.files import atomic_write, shown
 from utils.messages import UserError
@@ -132,17 +132,16 @@ class Tokenizer:
         """Ids of a text, without special tokens."""
         return self.engine.encode(text)
 
-    def encode_joined(
-        self, texts: Sequence[str], end: int | None = None, utf8: Utf8 | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def encode_joined(self, texts: Texts | Sequence[str], end: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Ids of all texts in a row: (ids (tokens,) uint16 or uint32, lengths (texts,) int64). As `encode`, faster.
 
-        end: an id to put after each text, counted in its length. utf8: the texts in UTF-8, where that is known.
+        end: an id to put after each text, counted in its length.
         Raises fast_bpe.Difference, a UserError, where gigatoken gives other ids than the tokenizer's own engine.
         """
-        if not texts:
+        texts = texts if isinstance(texts, Texts) else Texts(list(texts))
+        if not len(texts):
             return np.empty(0, np.uint32), np.empty(0, np.int64)
-        return self.engine.encode_joined(texts, end, utf8)
+        return self.engine.encode_joined(texts, end)
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Ids of each text, uint32."""
