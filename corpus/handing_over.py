@@ -10,7 +10,7 @@ from itertools import accumulate
 from typing import Any, NamedTuple
 
 SLOT_BYTES = 1 << 25  # of the arrays of one result. What was never used of it takes no memory,
-KEPT_BYTES = 3 << 20  # and what was used beyond this is given back: few results are so large.
+KEPT_BYTES = 2 << 20  # and what was used beyond this is given back: few results are so large.
 ALIGNED = 64
 
 

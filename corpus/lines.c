@@ -58,18 +58,16 @@ static int32_t four_digits(bytes p, bytes end)
 /* What stands after a backslash: its character goes to *out. -> behind it, or NULL */
 static bytes escape(bytes p, bytes end, uint8_t **out)
 {
-    static const char names[] = "\"\\/bfnrt", meant[] = "\"\\/\b\f\n\r\t";
+    static const uint8_t meant[256] = {['"'] = '"',  ['\\'] = '\\', ['/'] = '/',  ['b'] = '\b',
+                                       ['f'] = '\f', ['n'] = '\n',  ['r'] = '\r', ['t'] = '\t'};
     uint8_t *to = *out;
     if (p == end)
         return NULL;
     uint8_t name = *p++;
     if (name != 'u') {
-        const char *found = name ? strchr(names, name) : NULL;
-        if (!found)
-            return NULL;
-        *to++ = (uint8_t)meant[found - names];
+        *to++ = meant[name];
         *out = to;
-        return p;
+        return meant[name] ? p : NULL;
     }
     int32_t code = four_digits(p, end);
     if (code < 0)
