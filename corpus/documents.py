@@ -15,10 +15,11 @@ import numpy as np
 from configs.places import dataset_name
 from configs.schema import Config
 from corpus import synthetic
+from corpus.blocks import Block
 from corpus.fields import BadRecord, Fields, texts_of
 from corpus.files import COMPRESSED, Row, kind_of
 from corpus.functions import FunctionSource
-from corpus.inputs import Block, Source, address_of
+from corpus.inputs import Source, address_of
 from corpus.measuring import measured
 from corpus.raw import is_stored, is_streamed, raw_manifest
 from corpus.sources import share_of, source_of, split_files

@@ -1,39 +1,39 @@
 """Files -> a source: rows in units, which any process can read by themselves, in any order.
 
 A unit is about two megabytes: a byte range of lines, a row group of Parquet, a row range of Arrow, some whole texts.
-What cannot be cut (csv, compressed files, paragraphs, functions) is one unit a file; the lines of a compressed file are
-read by one process, which can hand them to others, many at a time. Units and the rows in them are counted from 0,
-whoever reads them; the address of a document is unit << 32 | row, and grows along the source.
+What cannot be cut (csv, compressed files, paragraphs, functions) is one unit a file; one process reads its lines and
+paragraphs, and can hand them to others, many at a time. Units and the rows in them are counted from 0, whoever reads
+them; the address of a document is unit << 32 | row, and grows along the source.
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from xxhash import xxh3_128, xxh3_128_hexdigest
 
-from corpus import json_lines, reading, tables
+from corpus import reading, tables
+from corpus.blocks import Block, Column, block_of_files, block_of_lines, rows_of_lines
 from corpus.fields import OF_KIND
 from corpus.files import COMPRESSED, ESCAPED, Row, TextUnit, kind_of
-from corpus.lines import texts_of
 from corpus.splitting import place_of, places_from
-from tokenizer.batches import Texts
 from utils.files import shown
 from utils.hashing import sha256_file, sha256_json
 
 UNIT_BYTES = 1 << 21
-STREAMED = ("compressed lines", "compressed json")  # readers of what is read from its start, a megabyte at a time
+COMPRESSED_LINES = ("compressed lines", "compressed json")
+STREAMED = (*COMPRESSED_LINES, "paragraphs")  # readers of what is read from its start, a megabyte at a time
 LARGE = 1 << 26  # a unit above this is read in pieces, never held at once
 ROW = 32  # bits of a row's number in an address
 
 Share = tuple[float, float]  # [low, high) of [0, 1)
 Reader = Literal[
-    "lines", "json", "compressed lines", "compressed json", "parquet", "arrow", "texts", "whole", "parallel"
+    "lines", "json", "compressed lines", "compressed json", "paragraphs", "parquet", "arrow", "texts", "whole",
+    "parallel",
 ]  # fmt: skip
 
 
@@ -45,37 +45,6 @@ def unit_of(address: int) -> int:
 def address_of(unit: int, row: int = 0) -> int:
     """The place of a row in its source: int64, in the order of reading."""
     return unit << ROW | row
-
-
-@dataclass(frozen=True)
-class Column:
-    """The text of each row."""
-
-    texts: Texts
-    odd: list[int]  # rows that are to be looked at by themselves; increasing
-
-    @classmethod
-    def of(cls, values: Sequence[Any]) -> "Column":
-        """Of values of which some may be no text."""
-        with suppress(TypeError, UnicodeEncodeError):
-            return cls(Texts(utf8=list(map(str.encode, values))), [])
-        utf8, odd = [], []
-        for i, value in enumerate(values):
-            try:
-                utf8.append(str.encode(value))
-            except (TypeError, UnicodeEncodeError):
-                utf8.append(b"")
-                odd.append(i)
-        return cls(Texts(utf8=utf8), odd)
-
-
-@dataclass(frozen=True)
-class Block:
-    """A unit, or some lines of one, of which some columns of text are read at once."""
-
-    columns: list[Column]
-    row: Callable[[int], Row | None]  # one that is to be looked at by itself, as `Source.rows` has it; None: is none
-    digest: str  # of the unit; empty where it is of some lines
 
 
 class Source:
@@ -197,8 +166,10 @@ class FileSource(Source):
         return ((i, row) for i, row in self._rows(piece, number) if row is not None and i >= start)
 
     def block(self, unit: int, names: Sequence[str]) -> Block | None:
-        """Lines, and tables whose columns are text."""
+        """Lines, files that are a text each, and tables whose columns are text."""
         piece, number = self._find(unit)
+        if piece.reader == "texts":
+            return block_of_files(piece.paths, names, self.longest)
         if piece.reader in ("lines", "json"):
             lines, read = self._lines(piece, number)
             return replace(self.block_of(unit, 0, lines, names), digest=xxh3_128_hexdigest(read))
@@ -217,20 +188,21 @@ class FileSource(Source):
         )  # fmt: skip
 
     def lines(self, unit: int) -> Iterator[tuple[int, reading.Lines]] | None:
-        """Of compressed files of lines."""
+        """Of compressed files of lines, and of paragraphs."""
         piece, _ = self._find(unit)
         return self._streamed(piece) if piece.reader in STREAMED else None
 
     def _streamed(self, piece: Piece) -> Iterator[tuple[int, reading.Lines]]:
         first = 0
-        for lines in reading.streamed_lines(piece.paths[0], self._longest_line(piece)):
+        streamed = reading.streamed_paragraphs if piece.reader == "paragraphs" else reading.streamed_lines
+        for lines in streamed(piece.paths[0], self._longest_line(piece)):
             yield first, lines
             first += lines.number
 
     def block_of(self, unit: int, first: int, lines: reading.Lines, names: Sequence[str]) -> Block:
-        """Of a file of lines, cut or compressed."""
+        """Of a file of lines, cut or compressed, or of paragraphs."""
         piece, number = self._find(unit)
-        return Block(_texts(lines, piece.reader, names), _row_of_lines(piece, lines, number == first == 0), "")
+        return block_of_lines(lines, "json" in piece.reader, names, number == first == 0)
 
     def _lines(self, piece: Piece, number: int) -> tuple[reading.Lines, memoryview]:
         return reading.block_lines(piece.paths[0], *_bytes_of(piece, number), self._longest_line(piece))
@@ -240,15 +212,15 @@ class FileSource(Source):
 
     def _rows(self, piece: Piece, number: int) -> Iterator[tuple[int, Row | None]]:
         path = piece.paths[0]
+        is_json = "json" in piece.reader
         if piece.reader in ("lines", "json"):
             lines, _ = self._lines(piece, number)
-            return enumerate(map(_row_of_lines(piece, lines, number == 0), range(len(lines.each))))
-        if piece.reader in STREAMED:
+            return enumerate(rows_of_lines(lines, is_json, number == 0))
+        if piece.reader in COMPRESSED_LINES:
             return (
-                (first + i, row(i))
+                (first + i, row)
                 for first, lines in self._streamed(piece)
-                for row in [_row_of_lines(piece, lines, first == 0)]
-                for i in range(len(lines.each))
+                for i, row in enumerate(rows_of_lines(lines, is_json, first == 0))
             )
         first = piece.ends[number - 1] if number else 0
         if piece.reader == "parquet":
@@ -265,7 +237,7 @@ class FileSource(Source):
         if piece.reader in ("lines", "json"):
             start = number * UNIT_BYTES
             return f"{shown(piece.paths[0])}:{_lines_begun(piece.paths[0], start) + row + 1}"
-        if piece.reader in STREAMED:
+        if piece.reader in COMPRESSED_LINES:
             return f"{shown(piece.paths[0])}:{row + 1}"
         if piece.reader in ("parquet", "arrow"):
             return f"{shown(piece.paths[0])}:{(piece.ends[number - 1] if number else 0) + row + 1}"
@@ -304,35 +276,6 @@ class FileSource(Source):
         return sha256_json([
             [kind_of(path), path.stat().st_size] for piece in self.pieces for path in piece.paths
         ])  # fmt: skip
-
-
-def _texts(lines: reading.Lines, reader: Reader, names: Sequence[str]) -> list[Column]:
-    """Columns of some lines, as `Block` has them."""
-    number = lines.number
-    if "json" not in reader:  # a text is their one field
-        text = _column(texts_of(lines.together, number, lines.longest, None))
-        nothing = Column.of([None] * number)
-        return [(text or Column.of(reading.line_texts(lines.each))) if name == "text" else nothing for name in names]
-    columns = [_column(texts_of(lines.together, number, lines.longest, name)) for name in names]
-    known = [column for column in columns if column is not None]
-    return known if len(known) == len(names) else list(map(Column.of, json_lines.json_texts(lines.each, names)))
-
-
-def _column(found: tuple[Texts, np.ndarray] | None) -> Column | None:
-    return None if found is None else Column(found[0], np.flatnonzero(found[1]).tolist())
-
-
-def _row_of_lines(piece: Piece, lines: reading.Lines, are_first: bool) -> Callable[[int], Row | None]:
-    """are_first: of their file."""
-
-    def row(i: int) -> Row | None:
-        line = lines.each[i]
-        content = None if line is None else reading.without_end(line)
-        if "json" in piece.reader:
-            return json_lines.json_row(content, "", are_first and i == 0)
-        return reading.text_row(content)
-
-    return row
 
 
 def _bytes_of(piece: Piece, number: int) -> tuple[int, int]:
@@ -380,7 +323,7 @@ def _reader_of(group: list[Path], text_unit: TextUnit) -> Reader:
         return "texts"
     if text_unit == "line":
         return "lines" if is_cut else "compressed lines"
-    return "whole"
+    return "paragraphs"
 
 
 def _table_units(path: Path, reader: Reader, n_bytes: int) -> tuple[tuple[int, ...], int]:

@@ -1,4 +1,4 @@
-/* Lines of JSON, or of text -> texts in UTF-8 in a row, for lines.py.
+/* Lines of JSON or of text, and paragraphs -> texts in UTF-8 in a row, for lines.py.
 
    What is not plainly right is left to Python, which knows what to say of it: here it is only marked as odd. No byte
    outside what is given is read or written, and nothing is allocated. */
@@ -266,23 +266,29 @@ static int64_t field(bytes p, bytes end, bytes name, int64_t name_size, uint8_t 
     return to - out;
 }
 
+static int is_utf8(bytes p, bytes end)
+{
+    while (p < end) {
+        uint64_t eight;
+        if (end - p >= 8) {
+            memcpy(&eight, p, 8);
+            if (!(eight & ~0ull / 255 * 0x80)) {
+                p += 8;
+                continue;
+            }
+        }
+        int size = *p < 0x80 ? 1 : character(p, end);
+        if (!size)
+            return 0;
+        p += size;
+    }
+    return 1;
+}
+
 static int64_t plain(bytes p, bytes end, uint8_t *out)
 {
-    for (bytes c = p; c < end;) {
-        uint64_t eight = 0;
-        while (end - c >= 8) {
-            memcpy(&eight, c, 8);
-            if (eight & ~0ull / 255 * 0x80)
-                break;
-            c += 8;
-        }
-        if (c == end)
-            break;
-        int size = *c < 0x80 ? 1 : character(c, end);
-        if (!size)
-            return -1;
-        c += size;
-    }
+    if (!is_utf8(p, end))
+        return -1;
     memcpy(out, p, (size_t)(end - p));
     return end - p;
 }
@@ -308,4 +314,42 @@ int64_t texts(bytes data, int64_t size, int64_t longest, bytes name, int64_t nam
         p = next;
     }
     return to - out;
+}
+
+/* Lines -> what stands between blank ones, a text each, in the same way; the ends of its lines are newlines alone. out:
+   NULL, if they are only to be counted. -> how many there are */
+int64_t paragraphs(bytes data, int64_t size, int64_t longest, bytes separator, int64_t separator_size, uint8_t *out,
+                   int64_t *sizes, uint8_t *is_odd)
+{
+    int64_t number = 0;
+    uint8_t *to = out, *begin = NULL;
+    int is_open = 0;
+    for (bytes p = data, last = data + size; p < last || is_open;) {
+        bytes newline = p < last ? memchr(p, '\n', (size_t)(last - p)) : NULL, end = newline ? newline : last;
+        bytes next = newline ? newline + 1 : last, first = p;
+        if (end > p && end[-1] == '\r')
+            end--;
+        while (first < end && (*first == ' ' || (*first >= '\t' && *first <= '\r')))
+            first++;
+        int is_blank = first == end;
+        number += !is_blank && !is_open;
+        if (out && !is_blank) {
+            if (is_open)
+                *to++ = '\n';
+            else
+                begin = to;
+            memcpy(to, p, (size_t)(end - p));
+            to += end - p;
+        } else if (out && is_open) {
+            int is_text = to - begin <= longest && is_utf8(begin, to);
+            is_odd[number - 1] = (uint8_t)!is_text;
+            sizes[number - 1] = is_text ? to - begin : 0;
+            to = begin + sizes[number - 1];
+            memcpy(to, separator, (size_t)separator_size);
+            to += separator_size;
+        }
+        is_open = !is_blank;
+        p = next;
+    }
+    return number;
 }

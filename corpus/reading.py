@@ -7,7 +7,9 @@ Text is UTF-8; a byte-order mark at the start of a file and the \\r of Windows l
 """
 
 import io
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,12 +17,14 @@ from typing import IO
 
 import numpy as np
 
-from corpus.files import BOM, ESCAPED, Row, TextUnit, damage, kind_of, opened
+from corpus.files import BOM, COMPRESSED, ESCAPED, Row, TextUnit, damage, kind_of, opened
 from corpus.json_lines import json_row
+from corpus.lines import number_of_paragraphs
 from corpus.tables import arrow_rows, parquet_rows, separated_rows
 from utils.files import shown
 from utils.messages import UserError
 
+_BLANK, _BLANK_AFTER = re.compile(rb"[ \t\r\x0b\x0c]*\n"), re.compile(rb"\n[ \t\r\x0b\x0c]*\n")
 LINE_BYTES = 1 << 16  # beyond a block, in which its last line ends if that is no longer
 STREAM_BYTES = 1 << 20  # of a file that is read from its start, at once
 
@@ -118,33 +122,35 @@ def _bad_byte(raw: bytes) -> int:
     return 0
 
 
+def file_bytes(path: Path, longest: int) -> bytes:
+    """What a file holds, without its compression; of one that is too long, as much as tells that."""
+    most = longest + len(BOM) + 1
+    with damage(path), opened(path) as file:
+        # Room is made for as much as is asked for.
+        return file.read(most if path.suffix in COMPRESSED else min(most, path.stat().st_size + 1))
+
+
+def file_text(raw: bytes, longest: int) -> bytes | None:
+    """What the bytes of a file say, if that is text; None for one that is too long."""
+    raw = raw.removeprefix(BOM)
+    return None if len(raw) > longest else raw.replace(b"\r\n", b"\n")
+
+
 def _whole(path: Path, longest: int) -> Row:
-    with opened(path) as file:
-        raw = file.read(longest + len(BOM) + 1)
-        raw = raw.removeprefix(BOM)
-    if len(raw) > longest:
-        return Row(
-            f"{shown(path)}:1", None, "too long", "the whole file is one document; dataset.text_unit: paragraph or line"
-        )
-    return _text_row(shown(path), 1, raw.replace(b"\r\n", b"\n"))
+    text = file_text(file_bytes(path, longest), longest)
+    if text is None:
+        advice = "the whole file is one document; dataset.text_unit: paragraph or line"
+        return Row(f"{shown(path)}:1", None, "too long", advice)
+    return _text_row(shown(path), 1, text)
 
 
 def _paragraphs(path: Path, longest: int) -> Iterator[Row]:
     """What stands between empty lines."""
-    name = shown(path)
-    block: list[bytes] = []
-    first, size = 0, -1  # a newline less than lines
-    for number, line in _lines(path, longest):
-        if line is None or line.strip():
-            first = first or number
-            size += longest + 2 if line is None else len(line) + 1
-            if line is not None and size <= longest:
-                block.append(line)
-        elif first:
-            yield _text_row(name, first, b"\n".join(block) if size <= longest else None)
-            block, first, size = [], 0, -1
-    if first:
-        yield _text_row(name, first, b"\n".join(block) if size <= longest else None)
+    name, line = shown(path), 1
+    for paragraphs in streamed_paragraphs(path, longest):
+        for begin, content in paragraphs.placed:
+            yield _text_row(name, line + begin, content)
+        line += paragraphs.lines
 
 
 def _json_rows(path: Path, longest: int) -> Iterator[Row]:
@@ -155,16 +161,16 @@ def _json_rows(path: Path, longest: int) -> Iterator[Row]:
             yield row
 
 
-def line_texts(lines: Sequence[bytes | None]) -> list[str | None]:
-    """What lines say, without their ends; None for one that is too long, or not UTF-8."""
+def texts_one_by_one(lines: "Lines") -> list[str | None]:
+    """What lines say, without their ends, or paragraphs; None for one that is too long, or not UTF-8."""
+    have_ends = not isinstance(lines, Paragraphs)
 
     def decoded(line: bytes | None) -> str | None:
-        try:
-            return None if line is None else without_end(line).decode()
-        except UnicodeDecodeError:
-            return None
+        with suppress(UnicodeDecodeError):
+            return None if line is None else (without_end(line) if have_ends else line).decode()
+        return None
 
-    return [decoded(line) for line in lines]
+    return list(map(decoded, lines.each))
 
 
 @dataclass
@@ -198,6 +204,38 @@ class Lines:
         if max(map(len, lines), default=0) > self.longest:  # type: ignore[arg-type]
             lines = [line if len(without_end(line)) <= self.longest else None for line in lines]  # type: ignore[arg-type]
         return lines
+
+
+@dataclass
+class Paragraphs(Lines):
+    """Paragraphs that follow one another: lines that are not blank, with blank ones or nothing around them."""
+
+    lines: int = 0  # of the file, that these are
+
+    @property
+    def number(self) -> int:
+        """How many there are."""
+        number = number_of_paragraphs(self.together)
+        return len(self.placed) if number is None else number
+
+    @cached_property
+    def placed(self) -> list[tuple[int, bytes | None]]:
+        """(number of its first line, from 0; what it says, or None if that is too long) of each."""
+        found: list[tuple[int, list[bytes]]] = []
+        before = b""
+        for number, line in enumerate(map(without_end, bytes(self.together).split(b"\n"))):
+            if line.strip():
+                if not before.strip():
+                    found.append((number, []))
+                found[-1][1].append(line)
+            before = line
+        joined = ((number, b"\n".join(lines)) for number, lines in found)
+        return [(number, text if len(text) <= self.longest else None) for number, text in joined]
+
+    @cached_property
+    def each(self) -> list[bytes | None]:
+        """One by one; None for one that is too long."""
+        return [text for _, text in self.placed]
 
 
 def block_lines(path: Path, start: int, stop: int, longest: int) -> tuple[Lines, memoryview]:
@@ -239,6 +277,49 @@ def streamed_lines(path: Path, longest: int) -> Iterator[Lines]:
                 data = _behind_line(file)
         if data:
             yield Lines(data, 0, len(data), longest)
+
+
+def streamed_paragraphs(path: Path, longest: int) -> Iterator[Paragraphs]:
+    """All paragraphs of a file, compressed or not, about STREAM_BYTES at a time.
+
+    longest: bytes of a paragraph. Another stands for one that is longer.
+    Raises UserError where the file cannot be read, or is damaged."""
+    most = 2 * longest + LINE_BYTES  # bytes of what may still be short enough, however many \r are in it
+    rest, is_skipping = b"", False  # what has come since the last blank line; whether it goes on with what is too long
+    for lines in streamed_lines(path, longest):
+        is_long = lines.longest < longest  # one line alone is
+        more = b"-\n" if is_long else bytes(lines.together)
+        if is_skipping:
+            end = _behind_first_blank(more)
+            yield Paragraphs(b"", 0, 0, longest, more.count(b"\n", 0, end or len(more)))
+            more, is_skipping = more[end:] if end else b"", not end
+        if end := _behind_last_blank(more):
+            own, more = rest + more[:end], more[end:]
+            rest = b""
+            yield Paragraphs(own, 0, len(own), longest, own.count(b"\n"))
+        rest += more
+        if rest and (is_long or len(rest) > most):
+            yield Paragraphs(b"-", 0, 1, 0, rest.count(b"\n"))
+            rest, is_skipping = b"", True
+    if rest:
+        yield Paragraphs(rest, 0, len(rest), longest)
+
+
+def _behind_first_blank(lines: bytes) -> int:
+    """The place behind the first line that is blank; 0 where there is none."""
+    found = _BLANK.match(lines) or _BLANK_AFTER.search(lines)
+    return found.end() if found else 0
+
+
+def _behind_last_blank(lines: bytes) -> int:
+    """The same of the last one: mostly it is near."""
+    end = lines.rfind(b"\n")
+    while end >= 0:
+        before = lines.rfind(b"\n", 0, end)
+        if not lines[before + 1 : end].strip():
+            return end + 1
+        end = before
+    return 0
 
 
 def _behind_line(file: IO[bytes]) -> bytes:

@@ -140,6 +140,10 @@ def check_streamed(config: Config, path: Path) -> None:
     expected = list(FileSource({"train": (0.0, 1.0)}, [[plain]], "line", longest, kind).rows(0))
     assert [(number, *row[1:]) for number, row in source.rows(0)] == [(number, *row[1:]) for number, row in expected]
     assert source.where(0, 17) == f"{path}:18"
+    check_taken_apart(source, reader)
+
+
+def check_taken_apart(source: Source, reader: Reader) -> None:
     for since in (0, 40, 10**6):
         done = dict.fromkeys(source.shares, since)
         todo = list(tasks(source, 0, range(1), reader, done))
@@ -173,6 +177,93 @@ def test_compressed_lines(tmp_path: Path, longest: int, last: bytes, monkeypatch
     path = tmp_path / "b.jsonl.gz"
     path.write_bytes(gzip.compress((tmp_path / "b.jsonl").read_bytes() + last))
     check_streamed(config_of(path, "text", longest, **cut), path)
+
+
+def paragraphs_of(content: bytes, longest: int) -> list[tuple[int, str]]:
+    """(line, from 1, that it begins with; its text, or why there is none) of each paragraph that a file says."""
+    found: list[tuple[int, list[bytes]]] = []
+    is_open = False
+    for number, line in enumerate(content.split(b"\n"), 1):
+        line = line.removesuffix(b"\r")
+        if line.strip() and not is_open:
+            found.append((number, []))
+        is_open = bool(line.strip())
+        if is_open:
+            found[-1][1].append(line)
+    said = []
+    for number, lines in found:
+        text = b"\n".join(lines)
+        try:
+            said.append((number, "too long" if len(text) > longest else text.decode()))
+        except UnicodeDecodeError as problem:
+            said.append((number + text[: problem.start].count(b"\n"), "not UTF-8"))
+    return said
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("ending", [".txt", ".txt.gz"])
+@pytest.mark.parametrize("longest", [100, 700])
+@pytest.mark.parametrize("last", [b"", b"\n", b"\n\n", b"\nthe last", b"z" * 1700, b"z" * 1700 + b"\n"])
+def test_paragraphs(tmp_path: Path, ending: str, longest: int, last: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"STREAM_BYTES": 300, "LINE_BYTES": 50}.items():
+        monkeypatch.setattr(reading, name, value)
+    chance = random.Random(f"{longest} {last!r}")
+    lines = [b"plain", "über".encode(), b" a ", b"x\r", b"\xff", b"y" * longest, b"y" * (longest + 1), b"\x00", b"\x1c"]
+    blanks = [b"", b"", b" ", b"\t\x0b\x0c", b"\r"]
+    content = b""
+    for _ in range(400):
+        share = chance.choice([0.1, 0.5, 0.9])
+        several = [chance.choice(lines[:4] if chance.random() < 0.9 else lines) for _ in range(chance.randrange(1, 9))]
+        several = [line if chance.random() < share else chance.choice(blanks) for line in several]
+        content += b"".join(line + chance.choice([b"\n", b"\n", b"\r\n"]) for line in several)
+    content += b"a\n" * 2 * longest + last  # one that is long because it has many lines
+    path = tmp_path / f"a{ending}"
+    raw = b"\xef\xbb\xbf" + content
+    path.write_bytes(gzip.compress(raw) if ending == ".txt.gz" else raw)
+    fractions = {"train": 0.7, "validation": 0.2, "test": 0.1}
+    config = config_of(path, "text", longest, text_unit="paragraph", fractions=fractions)
+    (source,) = sources(config)
+    expected = paragraphs_of(content, longest)
+    rows = list(source.rows(0))
+    assert [number for number, _ in rows] == list(range(len(expected)))
+    said = [(int(row.where.rpartition(":")[2]), row.reason or row.record["text"]) for _, row in rows]  # type: ignore[index]
+    assert said == expected
+    assert {row.reason for _, row in rows} == {"", "too long", "not UTF-8"}
+    check_taken_apart(source, Reader(config))
+    assert source.where(0, 17) == f"{path}:{expected[17][0]}"
+
+
+def test_a_long_paragraph_is_not_held(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"first\n\n" + b"x\n" * 9_000_000 + b"\nlast")
+    blocks = list(reading.streamed_paragraphs(path, 1000))
+    assert [found for block in blocks for found in block.each] == [b"first", None, b"last"]
+    assert max(len(block.data) for block in blocks) <= 2 * reading.STREAM_BYTES
+    places = [row.where.rpartition(":")[2] for row in reading.rows_of(path, "paragraph", 1000)]
+    assert places == ["1", "3", "9000004"]
+
+
+@pytest.mark.usefixtures("way")
+def test_files_that_are_a_text_each(tmp_path: Path) -> None:
+    chance = random.Random(0)
+    for i in range(60):
+        text = chance.choice(TEXTS).encode() + chance.choice([b"", b"\xff", b"\r\n", b"y" * 90, b"\xef\xbb\xbf"])
+        raw = chance.choice([b"", b"\xef\xbb\xbf"]) + text
+        (tmp_path / f"{i}.txt").write_bytes(raw)
+        (tmp_path / f"{i}.txt.gz").write_bytes(gzip.compress(raw))
+    files = [[path] for path in sorted(tmp_path.iterdir())]
+    for kind in ("text", "pairs"):
+        config = config_of(tmp_path, kind, text_unit="file")
+        source = FileSource({"train": (0.0, 1.0)}, files, "file", 100, kind)
+        reader = Reader(config)
+        assert source.units > 5
+        for unit in range(source.units):
+            read, digest = read_unit(source, unit, reader, {"train": 0})
+            assert digest == source.digest(unit)
+            expected = gathered(find(source, unit, reader, {"train": 0}))
+            assert {split: simply(*one) for split, one in read.items()} == {
+                split: simply(*one) for split, one in expected.items()
+            }
 
 
 def test_a_long_line_of_a_compressed_file_is_not_held(tmp_path: Path) -> None:
