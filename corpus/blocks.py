@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from corpus import json_lines, reading
-from corpus.files import Row
+from corpus.files import COMPRESSED, Row
 from corpus.lines import texts_of, texts_of_paragraphs
 from tokenizer.batches import Texts
 from utils.hashing import sha256_bytes, sha256_file, sha256_json
@@ -94,7 +94,8 @@ def block_of_files(paths: Sequence[Path], names: Sequence[str], longest: int) ->
     utf8, odd, digests = [], [], []
     for i, path in enumerate(paths):
         raw = reading.file_bytes(path, longest)
-        digests.append(sha256_bytes(raw) if len(raw) == path.stat().st_size else sha256_file(path))
+        is_whole = path.suffix not in COMPRESSED and len(raw) == path.stat().st_size
+        digests.append(sha256_bytes(raw) if is_whole else sha256_file(path))
         text = reading.file_text(raw, longest)
         if text is None or not _is_utf8(text):
             odd.append(i)

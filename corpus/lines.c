@@ -293,11 +293,11 @@ static int64_t plain(bytes p, bytes end, uint8_t *out)
     return end - p;
 }
 
-/* Lines -> their texts, a separator after each. name: of a field, where they are of JSON; NULL: what they say is text.
-   longest: bytes of a line without its end. out: room for `size` bytes and the separators. sizes, is_odd: for each
-   line; what is odd is an empty text. -> bytes that were written */
-int64_t texts(bytes data, int64_t size, int64_t longest, bytes name, int64_t name_size, bytes separator,
-              int64_t separator_size, uint8_t *out, int64_t *sizes, uint8_t *is_odd)
+/* Lines -> their texts, a separator after each. out: room for `size` bytes and the separators. sizes, is_odd: for each
+   line; what is odd is an empty text. longest: bytes of a line without its end. name: of a field, where the lines are of
+   JSON; NULL: what they say is text. */
+void texts(bytes data, int64_t size, uint8_t *out, int64_t *sizes, uint8_t *is_odd, int64_t longest, bytes separator,
+           int64_t separator_size, bytes name, int64_t name_size)
 {
     uint8_t *to = out;
     for (bytes p = data, last = data + size; p < last;) {
@@ -313,13 +313,12 @@ int64_t texts(bytes data, int64_t size, int64_t longest, bytes name, int64_t nam
         to += separator_size;
         p = next;
     }
-    return to - out;
 }
 
 /* Lines -> what stands between blank ones, a text each, in the same way; the ends of its lines are newlines alone. out:
    NULL, if they are only to be counted. -> how many there are */
-int64_t paragraphs(bytes data, int64_t size, int64_t longest, bytes separator, int64_t separator_size, uint8_t *out,
-                   int64_t *sizes, uint8_t *is_odd)
+int64_t paragraphs(bytes data, int64_t size, uint8_t *out, int64_t *sizes, uint8_t *is_odd, int64_t longest,
+                   bytes separator, int64_t separator_size)
 {
     int64_t number = 0;
     uint8_t *to = out, *begin = NULL;
@@ -331,7 +330,7 @@ int64_t paragraphs(bytes data, int64_t size, int64_t longest, bytes separator, i
             end--;
         while (first < end && (*first == ' ' || (*first >= '\t' && *first <= '\r')))
             first++;
-        int is_blank = first == end;
+        int is_blank = first == end && end - p <= longest; /* of what is too long nobody may know what it says */
         number += !is_blank && !is_open;
         if (out && !is_blank) {
             if (is_open)

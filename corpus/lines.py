@@ -1,7 +1,9 @@
 """Lines or paragraphs that follow one another -> their texts, all at once: by lines.c, where there is a C compiler."""
 
 import ctypes
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -9,11 +11,10 @@ from tokenizer.batches import SEPARATOR, Texts
 from utils.compiled import compiled
 
 SOURCE = Path(__file__).with_suffix(".c")
-_ARGUMENTS = [
-    *(ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_char_p, ctypes.c_int64, ctypes.c_char_p),
-    *(ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p),
-]
-_OF_PARAGRAPHS = [*_ARGUMENTS[:3], *_ARGUMENTS[5:]]
+
+_POINTER, _SIZE = ctypes.c_void_p, ctypes.c_int64
+_OF_PARAGRAPHS = [_POINTER, _SIZE, _POINTER, _POINTER, _POINTER, _SIZE, ctypes.c_char_p, _SIZE]
+_OF_LINES = [*_OF_PARAGRAPHS, ctypes.c_char_p, _SIZE]
 
 
 def texts_of(lines: memoryview, number: int, longest: int, name: str | None) -> tuple[Texts, np.ndarray] | None:
@@ -24,41 +25,35 @@ def texts_of(lines: memoryview, number: int, longest: int, name: str | None) -> 
     library = compiled(SOURCE)
     if library is None:
         return None
-    library.texts.argtypes, library.texts.restype = _ARGUMENTS, ctypes.c_int64
-    data = np.frombuffer(lines, np.uint8)
-    joined = np.empty(len(data) + number * len(SEPARATOR), np.uint8)
-    sizes, is_odd = np.empty(number, np.int64), np.empty(number, bool)
+    library.texts.argtypes, library.texts.restype = _OF_LINES, None
     field = None if name is None else name.encode(errors="surrogatepass")
-    written = library.texts(
-        data.ctypes.data, len(data), longest, field, len(field or b""), SEPARATOR, len(SEPARATOR), joined.ctypes.data,
-        sizes.ctypes.data, is_odd.ctypes.data,
-    )  # fmt: skip
-    return Texts(joined=joined[:written], sizes=sizes), is_odd
-
-
-def number_of_paragraphs(lines: memoryview) -> int | None:
-    """How many times lines that are not blank begin, after blank ones or at the start. None where nothing is
-    compiled."""
-    library = compiled(SOURCE)
-    if library is None:
-        return None
-    library.paragraphs.argtypes, library.paragraphs.restype = _OF_PARAGRAPHS, ctypes.c_int64
-    data = np.frombuffer(lines, np.uint8)
-    return int(library.paragraphs(data.ctypes.data, len(data), 0, None, 0, None, None, None))
+    return _texts(library.texts, lines, number, longest, SEPARATOR, len(SEPARATOR), field, len(field or b""))
 
 
 def texts_of_paragraphs(lines: memoryview, number: int, longest: int) -> tuple[Texts, np.ndarray] | None:
-    """The same as `texts_of`, of `number` paragraphs: what stands between blank lines."""
+    """The same of `number` paragraphs: what stands between blank lines."""
+    count = _paragraphs()
+    return None if count is None else _texts(count, lines, number, longest, SEPARATOR, len(SEPARATOR))
+
+
+def number_of_paragraphs(lines: memoryview, longest: int) -> int | None:
+    """How many paragraphs there are. None where nothing is compiled."""
+    count, data = _paragraphs(), np.frombuffer(lines, np.uint8)
+    return None if count is None else int(count(data.ctypes.data, len(data), None, None, None, longest, None, 0))
+
+
+def _paragraphs() -> Any:
     library = compiled(SOURCE)
     if library is None:
         return None
-    library.paragraphs.argtypes, library.paragraphs.restype = _OF_PARAGRAPHS, ctypes.c_int64
+    library.paragraphs.argtypes, library.paragraphs.restype = _OF_PARAGRAPHS, _SIZE
+    return library.paragraphs
+
+
+def _texts(read: Callable[..., Any], lines: memoryview, number: int, *more: Any) -> tuple[Texts, np.ndarray]:
     data = np.frombuffer(lines, np.uint8)
     joined = np.empty(len(data) + number * len(SEPARATOR), np.uint8)
     sizes, is_odd = np.empty(number, np.int64), np.empty(number, bool)
-    library.paragraphs(
-        data.ctypes.data, len(data), longest, SEPARATOR, len(SEPARATOR), joined.ctypes.data, sizes.ctypes.data,
-        is_odd.ctypes.data,
-    )  # fmt: skip
+    read(data.ctypes.data, len(data), joined.ctypes.data, sizes.ctypes.data, is_odd.ctypes.data, *more)
     written = int(sizes.sum()) + number * len(SEPARATOR)
     return Texts(joined=joined[:written], sizes=sizes), is_odd

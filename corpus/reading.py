@@ -7,13 +7,12 @@ Text is UTF-8; a byte-order mark at the start of a file and the \\r of Windows l
 """
 
 import io
-import re
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -24,7 +23,6 @@ from corpus.tables import arrow_rows, parquet_rows, separated_rows
 from utils.files import shown
 from utils.messages import UserError
 
-_BLANK, _BLANK_AFTER = re.compile(rb"[ \t\r\x0b\x0c]*\n"), re.compile(rb"\n[ \t\r\x0b\x0c]*\n")
 LINE_BYTES = 1 << 16  # beyond a block, in which its last line ends if that is no longer
 STREAM_BYTES = 1 << 20  # of a file that is read from its start, at once
 
@@ -126,8 +124,10 @@ def file_bytes(path: Path, longest: int) -> bytes:
     """What a file holds, without its compression; of one that is too long, as much as tells that."""
     most = longest + len(BOM) + 1
     with damage(path), opened(path) as file:
-        # Room is made for as much as is asked for.
-        return file.read(most if path.suffix in COMPRESSED else min(most, path.stat().st_size + 1))
+        # Room is made for as much as is asked for, so that is little more than there is.
+        size = path.stat().st_size if path.suffix not in COMPRESSED else 0
+        raw = file.read(min(most, size + 1))
+        return raw if len(raw) == size else raw + file.read(most - len(raw))
 
 
 def file_text(raw: bytes, longest: int) -> bytes | None:
@@ -193,6 +193,10 @@ class Lines:
         """All of them, those that are too long included."""
         return memoryview(self.data)[self.start : self.stop]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What is sent to another process, without what was made of it here."""
+        return {one.name: getattr(self, one.name) for one in fields(self)}
+
     @cached_property
     def each(self) -> list[bytes | None]:
         """One by one; None for one that is too long."""
@@ -208,27 +212,29 @@ class Lines:
 
 @dataclass
 class Paragraphs(Lines):
-    """Paragraphs that follow one another: lines that are not blank, with blank ones or nothing around them."""
+    """Paragraphs that follow one another: lines that are not blank, with blank ones or nothing around them. A line that
+    is too long is not blank, whatever it says: of some nobody knows."""
 
     lines: int = 0  # of the file, that these are
 
     @property
     def number(self) -> int:
         """How many there are."""
-        number = number_of_paragraphs(self.together)
+        number = number_of_paragraphs(self.together, self.longest)
         return len(self.placed) if number is None else number
 
     @cached_property
     def placed(self) -> list[tuple[int, bytes | None]]:
         """(number of its first line, from 0; what it says, or None if that is too long) of each."""
         found: list[tuple[int, list[bytes]]] = []
-        before = b""
+        is_open = False
         for number, line in enumerate(map(without_end, bytes(self.together).split(b"\n"))):
-            if line.strip():
-                if not before.strip():
-                    found.append((number, []))
+            is_blank = len(line) <= self.longest and not line.strip()
+            if not is_blank and not is_open:
+                found.append((number, []))
+            if not is_blank:
                 found[-1][1].append(line)
-            before = line
+            is_open = not is_blank
         joined = ((number, b"\n".join(lines)) for number, lines in found)
         return [(number, text if len(text) <= self.longest else None) for number, text in joined]
 
@@ -290,10 +296,10 @@ def streamed_paragraphs(path: Path, longest: int) -> Iterator[Paragraphs]:
         is_long = lines.longest < longest  # one line alone is
         more = b"-\n" if is_long else bytes(lines.together)
         if is_skipping:
-            end = _behind_first_blank(more)
+            end = _behind_first_blank(more, longest)
             yield Paragraphs(b"", 0, 0, longest, more.count(b"\n", 0, end or len(more)))
             more, is_skipping = more[end:] if end else b"", not end
-        if end := _behind_last_blank(more):
+        if end := _behind_last_blank(more, longest):
             own, more = rest + more[:end], more[end:]
             rest = b""
             yield Paragraphs(own, 0, len(own), longest, own.count(b"\n"))
@@ -305,21 +311,29 @@ def streamed_paragraphs(path: Path, longest: int) -> Iterator[Paragraphs]:
         yield Paragraphs(rest, 0, len(rest), longest)
 
 
-def _behind_first_blank(lines: bytes) -> int:
+def _behind_first_blank(lines: bytes, longest: int) -> int:
     """The place behind the first line that is blank; 0 where there is none."""
-    found = _BLANK.match(lines) or _BLANK_AFTER.search(lines)
-    return found.end() if found else 0
-
-
-def _behind_last_blank(lines: bytes) -> int:
-    """The same of the last one: mostly it is near."""
-    end = lines.rfind(b"\n")
-    while end >= 0:
-        before = lines.rfind(b"\n", 0, end)
-        if not lines[before + 1 : end].strip():
-            return end + 1
-        end = before
+    start = 0
+    while end := lines.find(b"\n", start) + 1:
+        if _is_blank(lines[start:end], longest):
+            return end
+        start = end
     return 0
+
+
+def _behind_last_blank(lines: bytes, longest: int) -> int:
+    """The same of the last one: mostly it is near."""
+    end = lines.rfind(b"\n") + 1
+    while end:
+        start = lines.rfind(b"\n", 0, end - 1) + 1
+        if _is_blank(lines[start:end], longest):
+            return end
+        end = start
+    return 0
+
+
+def _is_blank(line: bytes, longest: int) -> bool:
+    return not line.strip() and len(without_end(line)) <= longest
 
 
 def _behind_line(file: IO[bytes]) -> bytes:

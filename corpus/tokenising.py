@@ -93,9 +93,9 @@ def tokenise(config: Config, tokenizer: Tokenizer, restart: bool = False) -> lis
     encoder = Encoder(tokenizer, layout_of(config))
     work = Work(known, Reader(config), encoder)
     info(f"encoding by {tokenizer.fast}")  # and what encodes is ready before worker processes are forked,
-    problem = next(filter(None, map(why_not, COMPILED)), None)  # as is what can be compiled
-    if problem is not None:
-        info(f"lines are read and words counted by Python: {problem}; compiled, both take a third of the time")
+    problems = list(filter(None, map(why_not, COMPILED)))  # as is what can be compiled
+    if problems:
+        info(f"lines are read and words counted by Python: {problems[0]}; compiled, both take a third of the time")
     with Workers(work, cores() if wanted is None else wanted) as pool:
         return [made for number in range(len(known)) for made in _Run(config, number, pool).make()]
 

@@ -96,13 +96,22 @@ def start(folder: Path, name: str, accelerator: str, **sections: Any) -> subproc
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def losses(folder: Path, name: str) -> dict[int, float]:
-    """By step; what was lost with a kill is done again, and the last one counts."""
+def measures(folder: Path, name: str) -> list[dict[str, Any]]:
     path = folder / "runs" / name / "metrics.jsonl"
     if not path.exists():
-        return {}
+        return []
     rows = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
-    return {row["step"]: row["loss"] for row in rows if row["kind"] == "train"}
+    return [row for row in rows if row["kind"] == "train"]
+
+
+def losses(folder: Path, name: str) -> dict[int, float]:
+    """By step; what was lost with a kill is done again, and the last one counts."""
+    return {row["step"]: row["loss"] for row in measures(folder, name)}
+
+
+def steps(folder: Path, name: str) -> list[int]:
+    """In the order in which they were done."""
+    return [row["step"] for row in measures(folder, name)]
 
 
 def finished(process: subprocess.Popen[str]) -> str:
@@ -132,8 +141,10 @@ def test_a_run_that_is_killed_goes_on_with_the_same_losses(folder: Path, tokens:
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
+    assert len(losses(folder, f"{tokens}_killed")) < 60
     finished(start(folder, f"{tokens}_killed", "gpu", data=data))
     assert losses(folder, f"{tokens}_killed") == pytest.approx(expected, rel=1e-6)
+    assert steps(folder, f"{tokens}_killed").count(1) == 1  # it did not begin anew
     if tokens == "shards":
         finished(start(folder, "on_cpu", "cpu", data=data))
         assert losses(folder, "on_cpu") == pytest.approx(expected, rel=1e-3)  # the same samples, in the same order

@@ -41,7 +41,7 @@ def test_every_space_and_its_neighbours() -> None:
 
 @pytest.mark.parametrize("block", [64, 128, 1 << 16])
 def test_random_texts(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
-    monkeypatch.setattr(measuring, "BLOCK", block)
+    monkeypatch.setattr(measuring, "BLOCK", block)  # of the way by NumPy
     chance = random.Random(0)
     letters = [*SPACES, *"abc  \n\néß漢字か🤗\u200b\x00"]
     for number in range(200):

@@ -17,6 +17,9 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+from utils.files import atomic_write
+from utils.messages import UserError
+
 FLAGS = ("-O3", "-shared", "-fPIC")  # nothing of this very processor: other machines may read the same folder
 MOST_SECONDS = 120
 
@@ -34,28 +37,41 @@ def why_not(source: Path) -> str | None:
 
 @cache
 def _opened(source: Path) -> tuple[ctypes.CDLL | None, str | None]:
-    version = repr((source.read_bytes(), FLAGS, sys.platform, platform.machine()))
-    kept = Path(importlib.util.cache_from_source(str(source.with_suffix(".py"))))
-    path = kept.with_name(f"{source.stem}-{hashlib.sha256(version.encode()).hexdigest()[:16]}.so")
+    compiler = os.environ.get("CC") or "cc"
+    version = _digest(repr((source.read_bytes(), compiler, FLAGS, sys.platform, platform.machine())).encode())
+    folder = Path(importlib.util.cache_from_source(str(source.with_suffix(".py")))).parent
     try:
-        if not path.exists():
-            _compile(source, path)
+        path = _kept(folder, f"{source.stem}-{version}")
+        if path is None:
+            content = _compile(source, compiler)
+            path = folder / f"{source.stem}-{version}-{_digest(content)}.so"
+            with atomic_write(path) as file:
+                file.write(content)
         return ctypes.CDLL(str(path)), None
     except subprocess.CalledProcessError as problem:
         return None, f"the C compiler fails on {source.name}: {problem.stderr.decode(errors='replace').strip()[:200]}"
-    except (OSError, subprocess.TimeoutExpired) as problem:
+    except (OSError, UserError, subprocess.TimeoutExpired) as problem:
         return None, str(problem)
 
 
-def _compile(source: Path, path: Path) -> None:
-    """Raises OSError where there is no compiler, or no room; subprocess.CalledProcessError, TimeoutExpired."""
-    command = shlex.split(os.environ.get("CC") or "cc")
+def _kept(folder: Path, name: str) -> Path | None:
+    """What was compiled earlier, if it is whole: to run into the end of a damaged file ends the process."""
+    found = (path for path in folder.glob(f"{name}-*.so") if path.stem == f"{name}-{_digest(path.read_bytes())}")
+    return next(found, None)
+
+
+def _compile(source: Path, compiler: str) -> bytes:
+    """Raises OSError where there is no compiler; subprocess.CalledProcessError, TimeoutExpired."""
+    command = shlex.split(compiler)
     if not command or shutil.which(command[0]) is None:
-        raise FileNotFoundError(f"there is no C compiler '{' '.join(command)}'")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        made = Path(folder) / path.name
+        raise FileNotFoundError(f"there is no C compiler '{compiler}'")
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / "made.so"
         subprocess.run(
             [*command, *FLAGS, "-o", str(made), str(source)], check=True, capture_output=True, timeout=MOST_SECONDS
         )
-        made.replace(path)  # whole or not at all: others may be about to open it
+        return made.read_bytes()
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
