@@ -69,7 +69,8 @@ def _row_of_lines(lines: reading.Lines, is_json: bool, are_first: bool) -> Calla
 
 
 def _columns_of_json(lines: reading.Lines, names: Sequence[str]) -> list[Column]:
-    found = [texts_of(lines.together, lines.number, lines.longest, name) for name in names]
+    number = lines.number
+    found = [texts_of(lines.together, number, lines.longest, name) for name in names]
     columns = [_column(*each) for each in found if each is not None]
     return columns if len(columns) == len(names) else list(map(Column.of, json_lines.json_texts(lines.each, names)))
 

@@ -17,6 +17,16 @@ _OF_PARAGRAPHS = [_POINTER, _SIZE, _POINTER, _POINTER, _POINTER, _SIZE, ctypes.c
 _OF_LINES = [*_OF_PARAGRAPHS, ctypes.c_char_p, _SIZE]
 
 
+def number_of_lines(lines: memoryview) -> int:
+    """How many there are, one without an end included."""
+    data, library = np.frombuffer(lines, np.uint8), compiled(SOURCE)
+    if library is None:
+        is_end = data == ord("\n")
+        return int(np.count_nonzero(is_end)) + bool(len(is_end) and not is_end[-1])
+    library.lines.argtypes, library.lines.restype = [_POINTER, _SIZE], _SIZE
+    return int(library.lines(data.ctypes.data, len(data)))
+
+
 def texts_of(lines: memoryview, number: int, longest: int, name: str | None) -> tuple[Texts, np.ndarray] | None:
     """-> what `number` lines say, and which of them, (number,) bool, are to be looked at one by one: they are no such
     text, or longer than `longest` bytes. None where nothing is compiled.

@@ -14,11 +14,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
-
 from corpus.files import BOM, COMPRESSED, ESCAPED, Row, TextUnit, damage, kind_of, opened
 from corpus.json_lines import json_row
-from corpus.lines import number_of_paragraphs
+from corpus.lines import number_of_lines, number_of_paragraphs
 from corpus.tables import arrow_rows, parquet_rows, separated_rows
 from utils.files import shown
 from utils.messages import UserError
@@ -185,8 +183,7 @@ class Lines:
     @property
     def number(self) -> int:
         """How many there are."""
-        is_end = np.frombuffer(self.data, np.uint8)[self.start : self.stop] == ord("\n")
-        return int(np.count_nonzero(is_end)) + bool(len(is_end) and not is_end[-1])
+        return number_of_lines(self.together)
 
     @property
     def together(self) -> memoryview:

@@ -133,6 +133,15 @@ def test_lines_of_text() -> None:
         assert read(bytes(block), None) == [None if row.record is None else row.record["text"] for row in rows]
 
 
+def test_lines_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    chance = random.Random(0)
+    blocks = [bytes(chance.choices(b"\n\n\rab", k=chance.randrange(900))) for _ in range(300)] + [b"", b"\n" * 999]
+    expected = [len(_split(block)) for block in blocks]
+    assert [lines.number_of_lines(memoryview(block)) for block in blocks] == expected
+    monkeypatch.setattr(lines, "compiled", lambda source: None)
+    assert [lines.number_of_lines(memoryview(block)) for block in blocks] == expected
+
+
 def test_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     nothing: Callable[..., None] = lambda source: None  # noqa: E731
     monkeypatch.setattr(lines, "compiled", nothing)
