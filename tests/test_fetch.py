@@ -195,7 +195,7 @@ def documents(split, address):
 """
 GUARDED = """
 import ctypes, runpy, sys
-ctypes.CDLL = lambda *_, **__: None  # a system that grants no namespaces
+ctypes.CDLL = type("CDLL", (), {"__new__": lambda *_, **__: None})  # a system that grants no namespaces
 sys.argv = ["preflight.py", *sys.argv[1:]]
 sys.path.insert(0, ".")
 runpy.run_module("tools.preflight", run_name="__main__", alter_sys=True)
