@@ -239,6 +239,8 @@ class FileSource(Source):
             return f"{shown(piece.paths[0])}:{_lines_begun(piece.paths[0], start) + row + 1}"
         if piece.reader in COMPRESSED_LINES:
             return f"{shown(piece.paths[0])}:{row + 1}"
+        if piece.reader == "paragraphs":
+            return reading.where_paragraph(piece.paths[0], self.longest, row)
         if piece.reader in ("parquet", "arrow"):
             return f"{shown(piece.paths[0])}:{(piece.ends[number - 1] if number else 0) + row + 1}"
         return next((found.where for _, found in self.rows(unit, row)), shown(piece.paths[0]))

@@ -151,6 +151,18 @@ def _paragraphs(path: Path, longest: int) -> Iterator[Row]:
         line += paragraphs.lines
 
 
+def where_paragraph(path: Path, longest: int, number: int) -> str:
+    """ "file:line" of the paragraph with that number, from 0; of one that is not UTF-8, where it is not."""
+    name, line = shown(path), 1
+    for paragraphs in streamed_paragraphs(path, longest):
+        if number < paragraphs.number:
+            begin, content = paragraphs.placed[number]
+            return _text_row(name, line + begin, content).where
+        number -= paragraphs.number
+        line += paragraphs.lines
+    return name
+
+
 def _json_rows(path: Path, longest: int) -> Iterator[Row]:
     name = shown(path)
     for number, raw in _lines(path, ESCAPED * longest):
