@@ -16,13 +16,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from models.documents import ROUNDING
 from tests.small_data import small_tokenizer, write_documents
 from tests.test_document_masking import EXACT, batch_of, build, exact, prepared, spans_of
 from training.loader import Loader
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
-FLEX = ("llama", "qwen3", "mistral", "bert")
+FLEX = ("llama", "qwen3", "mistral")  # encoders are refused with it
 
 __all__ = ["prepared"]  # a fixture
 
@@ -51,7 +52,7 @@ def test_documents_in_a_row_of_several_get_the_logits_that_they_get_alone(prepar
         ids = {key: batch[key][row : row + 1, begin:end] for key, (row, begin, end) in span.items()}
         alone = model.logits(ids) if inner is None else inner(**ids).logits
         row, begin, end = span.get("decoder_input_ids", span["input_ids"])
-        assert (logits[row, begin:end] - alone[0]).abs().max() <= 1e-5 * alone.abs().max()
+        assert (logits[row, begin:end] - alone[0]).abs().max() <= ROUNDING * alone.abs().max()
     # And what stands in one of them moves nothing in another.
     row, begin, end = spans_of(batch)[1]["input_ids"]
     changed = batch["input_ids"].clone()
