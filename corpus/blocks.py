@@ -10,7 +10,6 @@ import numpy as np
 
 from corpus import json_lines, reading
 from corpus.files import COMPRESSED, Row
-from corpus.lines import texts_of, texts_of_paragraphs
 from tokenizer.batches import Texts
 from utils.hashing import sha256_bytes, sha256_file, sha256_json
 
@@ -36,6 +35,15 @@ class Column:
                 odd.append(i)
         return cls(Texts(utf8=utf8), odd)
 
+    @classmethod
+    def of_bytes(cls, values: Sequence[bytes | None]) -> "Column":
+        """Of what should be UTF-8; None for what is too long."""
+        odd = [i for i, value in enumerate(values) if value is None or not _is_utf8(value)]
+        utf8 = list(values)
+        for i in odd:
+            utf8[i] = b""
+        return cls(Texts(utf8=utf8), odd)  # type: ignore[arg-type]
+
 
 @dataclass(frozen=True)
 class Block:
@@ -60,30 +68,21 @@ def rows_of_lines(lines: reading.Lines, is_json: bool, are_first: bool) -> Itera
 def _row_of_lines(lines: reading.Lines, is_json: bool, are_first: bool) -> Callable[[int], Row | None]:
     def row(i: int) -> Row | None:
         line = lines.each[i]
-        if isinstance(lines, reading.Paragraphs):
-            return reading.text_row(line)
-        content = None if line is None else reading.without_end(line)
-        return json_lines.json_row(content, "", are_first and i == 0) if is_json else reading.text_row(content)
+        return json_lines.json_row(line, "", are_first and i == 0) if is_json else reading.text_row(line)
 
     return row
 
 
 def _columns_of_json(lines: reading.Lines, names: Sequence[str]) -> list[Column]:
-    number = lines.number
-    found = [texts_of(lines.together, number, lines.longest, name) for name in names]
-    columns = [_column(*each) for each in found if each is not None]
+    columns = [_column(*found) for found in map(lines.texts, names) if found is not None]
     return columns if len(columns) == len(names) else list(map(Column.of, json_lines.json_texts(lines.each, names)))
 
 
 def _columns_of_text(lines: reading.Lines, names: Sequence[str]) -> list[Column]:
     """A text is the one field that a line or a paragraph has."""
-    number = lines.number
-    if isinstance(lines, reading.Paragraphs):
-        found = texts_of_paragraphs(lines.together, number, lines.longest)
-    else:
-        found = texts_of(lines.together, number, lines.longest, None)
-    text = Column.of(reading.texts_one_by_one(lines)) if found is None else _column(*found)
-    return [text if name == "text" else Column.of([None] * number) for name in names]
+    found = lines.texts()
+    text = Column.of_bytes(lines.each) if found is None else _column(*found)
+    return [text if name == "text" else Column.of([None] * len(text.texts)) for name in names]
 
 
 def _column(texts: Texts, is_odd: np.ndarray) -> Column:
@@ -92,18 +91,13 @@ def _column(texts: Texts, is_odd: np.ndarray) -> Column:
 
 def block_of_files(paths: Sequence[Path], names: Sequence[str], longest: int) -> Block:
     """Files that are a text each."""
-    utf8, odd, digests = [], [], []
-    for i, path in enumerate(paths):
+    texts, digests = [], []
+    for path in paths:
         raw = reading.file_bytes(path, longest)
         is_whole = path.suffix not in COMPRESSED and len(raw) == path.stat().st_size
         digests.append(sha256_bytes(raw) if is_whole else sha256_file(path))
-        text = reading.file_text(raw, longest)
-        if text is None or not _is_utf8(text):
-            odd.append(i)
-            text = b""
-        utf8.append(text)
-    column = Column(Texts(utf8=utf8), odd)
-    columns = [column if name == "text" else Column.of([None] * len(paths)) for name in names]
+        texts.append(reading.file_text(raw, longest))
+    columns = [Column.of_bytes(texts) if name == "text" else Column.of([None] * len(paths)) for name in names]
     return Block(columns, lambda i: next(reading.rows_of(paths[i], "file", longest)), sha256_json(digests))
 
 

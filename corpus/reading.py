@@ -8,16 +8,18 @@ Text is UTF-8; a byte-order mark at the start of a file and the \\r of Windows l
 
 import io
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
+
 from corpus.files import BOM, COMPRESSED, ESCAPED, Row, TextUnit, damage, kind_of, opened
 from corpus.json_lines import json_row
-from corpus.lines import number_of_lines, number_of_paragraphs
+from corpus.lines import number_of_lines, number_of_paragraphs, texts_of, texts_of_paragraphs
 from corpus.tables import arrow_rows, parquet_rows, separated_rows
+from tokenizer.batches import Texts
 from utils.files import shown
 from utils.messages import UserError
 
@@ -88,7 +90,7 @@ def _lines(path: Path, longest: int) -> Iterator[tuple[int, bytes | None]]:
     for lines in streamed_lines(path, longest):
         for line in lines.each:
             number += 1
-            yield number, None if line is None else without_end(line)
+            yield number, line
 
 
 def _text_row(name: str, number: int, raw: bytes | None) -> Row:
@@ -171,18 +173,6 @@ def _json_rows(path: Path, longest: int) -> Iterator[Row]:
             yield row
 
 
-def texts_one_by_one(lines: "Lines") -> list[str | None]:
-    """What lines say, without their ends, or paragraphs; None for one that is too long, or not UTF-8."""
-    have_ends = not isinstance(lines, Paragraphs)
-
-    def decoded(line: bytes | None) -> str | None:
-        with suppress(UnicodeDecodeError):
-            return None if line is None else (without_end(line) if have_ends else line).decode()
-        return None
-
-    return list(map(decoded, lines.each))
-
-
 @dataclass
 class Lines:
     """Lines that follow one another in a file, with their ends."""
@@ -208,15 +198,16 @@ class Lines:
 
     @cached_property
     def each(self) -> list[bytes | None]:
-        """One by one; None for one that is too long."""
-        if self.start == self.stop:
-            return []
-        stream = io.BytesIO(self.data)
+        """One by one, without their ends; None for one that is too long."""
+        stream = io.BytesIO(self.data)  # which copies nothing
         stream.seek(self.start)
-        lines: list[bytes | None] = stream.readlines(self.stop - self.start)  # type: ignore[assignment]
-        if max(map(len, lines), default=0) > self.longest:  # type: ignore[arg-type]
-            lines = [line if len(without_end(line)) <= self.longest else None for line in lines]  # type: ignore[arg-type]
-        return lines
+        lines = (without_end(stream.readline()) for _ in range(self.number))
+        return [line if len(line) <= self.longest else None for line in lines]
+
+    def texts(self, name: str | None = None) -> tuple[Texts, np.ndarray] | None:
+        """What they say, and which are to be looked at one by one: see `texts_of`. name: of a field, where they are of
+        JSON."""
+        return texts_of(self.together, self.number, self.longest, name)
 
 
 @dataclass
@@ -249,8 +240,12 @@ class Paragraphs(Lines):
 
     @cached_property
     def each(self) -> list[bytes | None]:
-        """One by one; None for one that is too long."""
+        """What each says; None for one that is too long."""
         return [text for _, text in self.placed]
+
+    def texts(self, name: str | None = None) -> tuple[Texts, np.ndarray] | None:
+        """The same as of lines. name: they have no fields"""
+        return texts_of_paragraphs(self.together, self.number, self.longest)
 
 
 def block_lines(path: Path, start: int, stop: int, longest: int) -> tuple[Lines, memoryview]:

@@ -18,14 +18,12 @@ needs_compiler = pytest.mark.skipif(bool(why_not(Path("corpus/lines.c").absolute
 @pytest.fixture(autouse=True)
 def asked_anew() -> Iterator[None]:
     yield
-    compiled.cache_clear()
     module._opened.cache_clear()
 
 
 def write(folder: Path, says: int) -> Path:
     source = folder / "small.c"
     source.write_text(f"int says(void) {{ return {says}; }}\n")
-    compiled.cache_clear()
     module._opened.cache_clear()
     return source
 

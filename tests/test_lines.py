@@ -1,7 +1,6 @@
 """Many lines, read at once by compiled code, say what each says by itself; what is in doubt is left to Python."""
 
 import random
-from collections.abc import Callable
 
 import pytest
 from test_json_rows import ODD, lines_of
@@ -143,6 +142,5 @@ def test_lines_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    nothing: Callable[..., None] = lambda source: None  # noqa: E731
-    monkeypatch.setattr(lines, "compiled", nothing)
+    monkeypatch.setattr(lines, "compiled", lambda source: None)
     assert lines.texts_of(memoryview(b"a"), 1, 9, None) is None

@@ -106,8 +106,6 @@ class Texts:
         """Those with these numbers, in their order."""
         if len(rows) == len(self):
             return self
-        if self._strings is not None and self._utf8 is None and self._joined is None:
-            return Texts(strings=[self._strings[i] for i in rows.tolist()])
         utf8 = self.utf8
         found = Texts(utf8=[utf8[i] for i in rows.tolist()], sizes=self.sizes[rows])
         found.counts = None if self.counts is None else self.counts[rows]

@@ -7,6 +7,7 @@ points is left to `tokenizers`.
 import ctypes
 import json
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +51,15 @@ class Finder:
         """found: (0x110000,) bool. Each of its code points has three bytes or four in UTF-8."""
         self.found = found.copy()
         self.found[SURROGATES.start : SURROGATES.stop] = False  # not to be met in UTF-8
-        # By the first two bytes of UTF-8, those with which a code point begins; and the first bytes: few, and rare in
-        # most languages.
-        self.beginnings = np.zeros(1 << 16, bool)
+
+    @cached_property
+    def beginnings(self) -> np.ndarray:
+        """By the first two bytes of UTF-8, (65536,) bool: those with which a code point begins."""
+        beginnings = np.zeros(1 << 16, bool)
         for code in np.flatnonzero(self.found).tolist():
             first, second, _, *_ = chr(code).encode()
-            self.beginnings[first << 8 | second] = True
-        self.firsts = np.unique(np.flatnonzero(self.beginnings) >> 8).tolist()
+            beginnings[first << 8 | second] = True
+        return beginnings
 
     def holding(self, texts: Texts) -> list[int]:
         """Numbers of the texts that hold one, in order."""
@@ -74,7 +77,8 @@ class Finder:
     def _by_beginnings(self, joined: bytes, sizes: np.ndarray) -> list[int]:
         letters = np.frombuffer(joined, np.uint8)
         suspect = []
-        for first in self.firsts:
+        # Of first bytes there are few, and in most languages they are rare.
+        for first in np.unique(np.flatnonzero(self.beginnings) >> 8).tolist():
             if len(places := places_of_byte(joined, first)):
                 suspect.append(places[self.beginnings[first << 8 | letters[places + 1].astype(np.uint16)]])
         if not any(map(len, suspect)):

@@ -24,7 +24,6 @@ FLAGS = ("-O3", "-shared", "-fPIC")  # nothing of this very processor: other mac
 MOST_SECONDS = 120
 
 
-@cache
 def compiled(source: Path) -> ctypes.CDLL | None:
     """The functions of a file of C; None where it cannot be compiled or opened: see `why_not`."""
     return _opened(source)[0]
