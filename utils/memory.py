@@ -5,7 +5,7 @@ import os
 import sys
 from typing import Any
 
-MOST_FREED = 10 << 20  # bytes that a process keeps although they are free; tokenising uses 8 MB again and again
+MOST_FREED = 10 << 20  # bytes that a process keeps although they are free: some are used again and again
 # What is in use is looked at when a process occupies so much more, which is told at once, or was asked so often: to
 # tell it, the C library walks through all that is free, a millisecond long.
 LOOKED_AFTER, LOOKED_EVERY = 1 << 22, 16
